@@ -1,0 +1,83 @@
+"""The errors a user can cause or meet. Each carries one line: what, where, and the way out."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+
+
+class RayconvaiError(Exception):
+    """Base of all errors that the command line prints as one line."""
+
+
+class ConfigError(RayconvaiError, ValueError):
+    """A key, value, group or target in a config that cannot be."""
+
+
+class DataError(RayconvaiError, ValueError):
+    """A manifest line, sound file or text that cannot be used."""
+
+
+class NeuralTypeError(RayconvaiError, TypeError):
+    """A typed call whose names, counts, types or shapes do not fit its ports."""
+
+
+class GraphError(NeuralTypeError):
+    """A model whose modules do not fit together; found when it is built."""
+
+
+class ArtefactError(RayconvaiError, ValueError):
+    """An artefact that is damaged, tampered with, or asks for what it may not have."""
+
+
+class CheckpointError(RayconvaiError, ValueError):
+    """A checkpoint that cannot be read or does not fit the model."""
+
+
+class NotFoundError(CheckpointError):
+    """Nothing to resume from, although resuming was asked for."""
+
+
+class LoggerMisconfigurationError(ConfigError):
+    """The trainer has a logger already and the experiment manager was asked to make one."""
+
+
+class CheckpointMisconfigurationError(ConfigError):
+    """The trainer has a checkpoint callback already and the experiment manager was asked to make one."""
+
+
+class StorageError(RayconvaiError, OSError):
+    """A directory or file that cannot be written: permissions, or a full disk."""
+
+
+class SweepError(RayconvaiError, ValueError):
+    """A sweep file, space, or sweep directory that cannot be used."""
+
+
+class InfeasibleError(RayconvaiError, RuntimeError):
+    """A point that cannot work: out of memory, NaN, or a config that the model refuses."""
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """Return ``"; nearest: x"`` for the most similar candidate, or an empty string if none is similar."""
+    matches = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
+    return f"; nearest: {matches[0]}" if matches else ""
+
+
+def run_cli(main: Callable[[], int | None]) -> None:
+    """Run a command and exit: a RayconvaiError becomes one line on stderr and status 2 (``--debug``: the trace too)."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    try:
+        status = main()
+    except RayconvaiError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status)
