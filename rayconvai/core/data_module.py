@@ -1,0 +1,40 @@
+"""What a run asks of its data, whatever the collection."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import LightningDataModule
+
+if TYPE_CHECKING:
+    from rayconvai.core.model import Model
+
+
+class DataModule(LightningDataModule, ABC):
+    """The train, dev and test data of one run.
+
+    A run calls, in this order: ``prepare`` (before any model exists), ``texts`` (to train a tokenizer), ``bind`` (with
+    the model that will read the batches), and then Lightning the three ``*_dataloader`` methods.
+    """
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make or find the corpus and check every manifest.
+
+        Raises:
+            DataError: a manifest, line, sound or text that cannot be used, with its file and line.
+        """
+
+    @abstractmethod
+    def texts(self) -> Iterator[str]:
+        """Yield the texts of the training split, in the manifest's order."""
+
+    @abstractmethod
+    def bind(self, model: Model) -> None:
+        """Take from the model what its batches must fit: the tokenizer, the sample rate."""
+
+    @abstractmethod
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what identifies the data: for each split its manifest's hash, hours and count."""

@@ -1,0 +1,161 @@
+"""A model: modules composed into what one trains, saves and restores."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import LightningModule
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from typing_extensions import Self
+
+from rayconvai.core.artefact import read_artefact, write_artefact
+from rayconvai.core.build import build
+from rayconvai.core.module import NeuralModule
+from rayconvai.core.optim import build_optimizer
+from rayconvai.core.schedules import build_schedule
+from rayconvai.errors import ArtefactError, ConfigError
+
+
+class Model(LightningModule, NeuralModule):
+    """Base of all models.
+
+    A model is given its parts (``__init__``) or builds them from config nodes (``from_config``), where sizes that
+    follow from other parts are derived. Its constructor ends with ``self.check_graph()``.
+    """
+
+    metric_names: ClassVar[tuple[str, ...]] = ("train_loss", "val_loss")
+    """What the model logs, and so what a run may monitor and a sweep may rank by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {}
+        self._optim: Mapping[str, Any] | None = None
+        self._schedule: Mapping[str, Any] | None = None
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, **nodes: Any) -> Self:
+        """Build the parts from their config nodes, deriving each size from the part that sets it, and the model."""
+
+    @abstractmethod
+    def check_graph(self) -> None:
+        """Check that every port of every module is fed with its own type, without a tensor.
+
+        Raises:
+            GraphError: naming the module, the port and both types.
+        """
+
+    def save_assets(self, directory: Path) -> None:
+        """Write what the model needs besides weights and config, a tokenizer say, into ``directory``."""
+
+    @classmethod
+    def load_assets(cls, directory: Path) -> dict[str, Any]:
+        """Read what ``save_assets`` wrote: the arguments that ``from_config`` takes besides the config nodes."""
+        return {}
+
+    def set_optimization(self, optim: Mapping[str, Any], schedule: Mapping[str, Any] | None) -> None:
+        """Choose the optimizer and the learning-rate schedule for training: their config sections."""
+        self._optim, self._schedule = optim, schedule
+
+    def configure_optimizers(self) -> Any:
+        """Make the optimizer, and the schedule over all steps that the trainer will take (Lightning calls this).
+
+        Raises:
+            ConfigError: a schedule is asked for and the number of steps is not known.
+        """
+        if self._optim is None:
+            raise ConfigError("the model has no optimizer: call set_optimization(optim, schedule) before fit")
+        optimizer = build_optimizer(self._optim, self)
+        if self._schedule is None:
+            return optimizer
+        max_steps = self.trainer.estimated_stepping_batches
+        if max_steps == float("inf"):
+            raise ConfigError("a schedule needs an end: set trainer.max_epochs or trainer.max_steps, or schedule=none")
+        batches_per_epoch = int(self.trainer.num_training_batches)
+        steps_per_epoch = max(1, batches_per_epoch // self.trainer.accumulate_grad_batches)
+        schedule = build_schedule(
+            self._schedule, optimizer, max_steps=int(max_steps), steps_per_epoch=steps_per_epoch
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def save_to(self, save_path: str | Path, card: Mapping[str, Any] | None = None) -> Path:
+        """Write the model as an artefact: a directory with weights, config, assets and card.
+
+        Args:
+            save_path: the directory; made, or replaced if it is an artefact.
+            card: what is known of the model: metrics, data, provenance.
+
+        Raises:
+            ArtefactError: the model was not built from a config, or the directory holds something else.
+            StorageError: the directory cannot be written.
+        """
+        if not self.config:
+            raise ArtefactError(
+                f"{type(self).__name__} was not built from a config, so an artefact could not build it again; "
+                "make it with build_model(config.model, ...)"
+            )
+        return write_artefact(Path(save_path), self, config=self.config, card=card or {})
+
+    @classmethod
+    def restore_from(
+        cls,
+        restore_path: str | Path,
+        override_config_path: str | Path | DictConfig | None = None,
+        map_location: torch.device | str | None = None,
+        strict: bool = True,
+        return_config: bool = False,
+    ) -> Any:
+        """Build the model that an artefact holds and load its weights; nothing in it is unpickled or run.
+
+        Args:
+            restore_path: the artefact's directory.
+            override_config_path: a config (or its file) to build from instead of the artefact's own.
+            map_location: the device of the weights; the CPU unless given.
+            strict: every weight must have its place.
+            return_config: give the config that the artefact holds instead of the model.
+
+        Raises:
+            ArtefactError: a damaged or tampered artefact, or one that names a class it may not.
+        """
+        artefact = read_artefact(Path(restore_path))
+        if return_config:
+            return OmegaConf.create(artefact.config)
+        config = artefact.config
+        if override_config_path is not None:
+            override = override_config_path
+            node = override if isinstance(override, DictConfig) else OmegaConf.load(override)
+            config = _container(node)
+        model_class = artefact.model_class(config)
+        if not issubclass(model_class, cls):
+            raise ArtefactError(f"{restore_path} holds a {model_class.__name__}, not a {cls.__name__}")
+        model = build_model(config, **model_class.load_assets(artefact.assets))
+        artefact.load_weights(model, strict=strict)
+        return model.to(map_location or "cpu").eval()
+
+
+def build_model(node: DictConfig | Mapping[str, Any], **assets: Any) -> Model:
+    """Build the model that a config node describes, remembering the node so that the model can be saved.
+
+    Args:
+        node: the config's ``model`` section.
+        assets: what the model takes besides, a tokenizer say.
+
+    Raises:
+        ConfigError: the node cannot be built, or is not a model.
+        GraphError: its modules do not fit together.
+    """
+    model = build(node, **assets)
+    if not isinstance(model, Model):
+        raise ConfigError(f"model._target_ is {type(model).__name__}, which is not a rayconvai Model")
+    model.config = _container(node)
+    return model
+
+
+def _container(node: DictConfig | ListConfig | Mapping[str, Any]) -> dict[str, Any]:
+    config = OmegaConf.to_container(OmegaConf.create(node) if isinstance(node, Mapping) else node, resolve=True)
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items()}

@@ -1,0 +1,29 @@
+"""Where a run runs: all that may differ between a laptop, a trial of a sweep and a worker of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lightning.pytorch import Callback
+from lightning.pytorch.plugins import CheckpointIO, ClusterEnvironment
+from lightning.pytorch.strategies import Strategy
+
+
+@dataclass(kw_only=True)
+class Runtime:
+    """Hands ``fit`` its place; ``None`` leaves a choice to the config."""
+
+    run_dir: Path | None = None
+    """The run's directory, where somebody else has named it (a sweep names its trials')."""
+    overrides: Sequence[str] = ()
+    """The Hydra overrides that made the config: kept beside it in the run directory."""
+    accelerator: str | None = None
+    devices: int | str | None = None
+    strategy: str | Strategy | None = None
+    plugins: Sequence[CheckpointIO | ClusterEnvironment] = ()
+    callbacks: Sequence[Callback] = field(default=())
+    """What listens to the run besides the experiment manager: a report to the sweep, say."""
+    progress: bool = True
+    """Show progress bars and the model's summary."""
