@@ -1,0 +1,276 @@
+"""Build objects from config: ``_target_`` names a class, the other keys are its arguments.
+
+The schema of such a node is the signature of its target, so a class is described once, in its own code. Only targets
+in allowed packages are imported: a config may come from a stranger.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rayconvai.core.coerce import coerce
+from rayconvai.errors import ConfigError, RayconvaiError, nearest
+
+TARGET = "_target_"
+_OURS = ("rayconvai", "torch", "torchaudio", "torchmetrics", "lightning", "transformers")
+_added: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One key of a node: the parameter of its target that the key is passed to."""
+
+    name: str
+    type: Any
+    """The annotation, resolved; ``Any`` where there is none."""
+    default: Any = inspect.Parameter.empty
+
+    @property
+    def required(self) -> bool:
+        """Whether the target cannot be called without it."""
+        return self.default is inspect.Parameter.empty
+
+
+def allow(*packages: str) -> None:
+    """Let configs of this process name targets in these top-level packages too."""
+    for package in packages:
+        if not package.isidentifier():
+            raise ConfigError(f"packages: {package!r} is not the name of a top-level package")
+    _added.update(packages)
+
+
+def resolve_target(target: str) -> Callable[..., Any]:
+    """Return the class, class method or function that a dotted name means.
+
+    Functions are taken only from packages that the user allowed by name: those of ``torch`` can load pickles, say.
+
+    Raises:
+        ConfigError: the name lies outside the allow-list (nothing is imported then), or does not exist.
+    """
+    if not isinstance(target, str) or not target:
+        raise ConfigError(f"{TARGET} must be a dotted name such as torch.nn.Linear, not {target!r}")
+    parts = target.split(".")
+    _check_allowed(target, parts[0])
+    if len(parts) < 2 or not all(part.isidentifier() and not part.startswith("_") for part in parts):
+        raise ConfigError(f"{TARGET} {target!r} is not the public dotted name of a class, such as torch.nn.Linear")
+    found: Any = _import(parts[0], target)
+    for depth, part in enumerate(parts[1:], start=1):
+        found = _member(found, part, target, ".".join(parts[:depth]))
+        # Names that a module merely imported must not lead out of the allowed packages (torch.os.system).
+        _check_allowed(target, (found.__name__ if inspect.ismodule(found) else _home(found, parts[0])).split(".")[0])
+    if not callable(found):
+        raise ConfigError(f"{TARGET} {target!r} is not a class: it cannot be called")
+    is_method = inspect.ismethod(found) and inspect.isclass(found.__self__)
+    if not (inspect.isclass(found) or is_method or parts[0] in _added):
+        raise ConfigError(f"{TARGET} {target!r} is a function; name a class, or a class method that makes one")
+    return typing.cast(Callable[..., Any], found)
+
+
+def parameters(target: Callable[..., Any] | str) -> dict[str, Parameter]:
+    """Return the keys that a node of this target may have: those of its ``from_config``, or of its signature."""
+    call = _entry(resolve_target(target) if isinstance(target, str) else target)
+    hints = _hints(call)
+    return {
+        name: Parameter(name, hints.get(name, Any), parameter.default)
+        for name, parameter in _signature(call).items()
+        if parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    }
+
+
+def check_node(node: Mapping[str, Any] | DictConfig) -> None:
+    """Check a ``_target_`` node and all nodes in it without building them.
+
+    Raises:
+        ConfigError: unknown target, unknown key or wrong type, named by its full key. Keys that are missing cannot be
+            told from those that the code derives, so they are found by ``build``.
+    """
+    config = _as_config(node)
+    call, known = _schema(config)
+    for name in config:
+        _check_value(
+            _child(config, str(name)), known.get(str(name), Parameter(str(name), Any)), _key(config, str(name))
+        )
+
+
+def build(node: Mapping[str, Any] | DictConfig, /, **derived: Any) -> Any:
+    """Instantiate a ``_target_`` node.
+
+    Nested nodes are built first, except for a target with a ``from_config`` (models), which gets them as they are and
+    passes each what it derives. Other containers arrive as plain ones, values converted to the annotated types.
+
+    Args:
+        node: the section; as a DictConfig it knows its full key, which the errors then name.
+        derived: arguments that follow from other parts; a config must not give them too.
+
+    Raises:
+        ConfigError: unknown, missing or wrongly typed key, by its full key; or what the target refused.
+    """
+    config = _as_config(node)
+    call, known = _schema(config)
+    for name in derived:
+        if name in config:
+            raise ConfigError(f"{_key(config, name)} is derived from other parts of the config; remove it")
+    nested_as_is = getattr(call, "__name__", "") == "from_config"
+    arguments = dict(derived)
+    for name in map(str, config):
+        if name == TARGET:
+            continue
+        value = _child(config, name)
+        if nested_as_is and _holds_target(value):
+            arguments[name] = value
+        else:
+            kind = known[name].type if name in known else Any
+            arguments[name] = coerce(_plain(value, _key(config, name)), kind, _key(config, name))
+    missing = [p.name for p in known.values() if p.required and p.name not in arguments]
+    if missing:
+        raise ConfigError(f"{_key(config, missing[0])} is missing; {config[TARGET]} requires {', '.join(missing)}")
+    try:
+        return call(**arguments)
+    except RayconvaiError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{_key(config, '') or config[TARGET]}: {error}") from error
+
+
+def _schema(config: DictConfig) -> tuple[Callable[..., Any], dict[str, Parameter]]:
+    """Return what the node calls and its parameters, having refused keys that are none of them."""
+    if TARGET not in config:
+        raise ConfigError(f"{_key(config, '') or 'config'} has no {TARGET}; name the class that it configures")
+    try:
+        target = resolve_target(config[TARGET])
+    except ConfigError as error:
+        raise ConfigError(f"{_key(config, TARGET)}: {error}" if _key(config, "") else str(error)) from error
+    known = parameters(target)
+    call = _entry(target)
+    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in _signature(call).values()):
+        for name in map(str, config):
+            if name != TARGET and name not in known:
+                key = _key(config, name)
+                raise ConfigError(f"{key} is not a parameter of {config[TARGET]}{_nearest_key(key, known)}")
+    return call, known
+
+
+def _nearest_key(key: str, names: Iterable[str]) -> str:
+    prefix, dot, last = key.rpartition(".")
+    hint = nearest(last, names)
+    return hint.replace(": ", f": {prefix}{dot}", 1)
+
+
+def _check_value(value: Any, parameter: Parameter, key: str) -> None:
+    if isinstance(value, DictConfig) and TARGET in value:
+        check_node(value)
+    elif isinstance(value, (DictConfig, ListConfig)) and _holds_target(value):
+        names = range(len(value)) if isinstance(value, ListConfig) else list(value)
+        for name in names:
+            _check_value(_child(value, name), Parameter("item", Any), f"{key}.{name!s}")
+    else:
+        coerce(_plain(value, key), parameter.type, key)
+
+
+def _holds_target(value: Any) -> bool:
+    if isinstance(value, DictConfig):
+        return TARGET in value or any(_holds_target(_child(value, name)) for name in value)
+    if isinstance(value, ListConfig):
+        return any(_holds_target(_child(value, index)) for index in range(len(value)))
+    return False
+
+
+def _plain(value: Any, key: str) -> Any:
+    """Turn a config value into plain containers, with the nodes in it built."""
+    if isinstance(value, DictConfig):
+        if TARGET in value:
+            return build(value)
+        return {name: _plain(_child(value, name), f"{key}.{name}") for name in value}
+    if isinstance(value, ListConfig):
+        return [_plain(_child(value, index), f"{key}.{index}") for index in range(len(value))]
+    return value
+
+
+def _child(config: DictConfig | ListConfig, name: Any) -> Any:
+    """Return one value, interpolations resolved; None for a section that is null."""
+    try:
+        if OmegaConf.is_missing(config, name):
+            raise ConfigError(f"{_key(config, name)} has no value yet; give it one")
+        return config[name]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{_key(config, name)}: {str(error).splitlines()[0]}") from error
+
+
+def _key(config: DictConfig | ListConfig, name: Any) -> str:
+    return str(config._get_full_key(name if name != "" else None))
+
+
+def _as_config(node: Mapping[str, Any] | DictConfig) -> DictConfig:
+    if isinstance(node, DictConfig):
+        return node
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"expected a section with {TARGET}, not {node!r}")
+    return OmegaConf.create(dict(node), flags={"allow_objects": True})
+
+
+def _entry(target: Callable[..., Any]) -> Callable[..., Any]:
+    from_config = getattr(target, "from_config", None)
+    return from_config if inspect.isclass(target) and callable(from_config) else target
+
+
+def _signature(call: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(call).parameters
+    except (TypeError, ValueError):  # some classes written in C have none: take what they are given
+        return {"arguments": inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD)}
+
+
+def _hints(call: Callable[..., Any]) -> dict[str, Any]:
+    function: Any = call.__init__ if inspect.isclass(call) else getattr(call, "__func__", call)
+    try:
+        return typing.get_type_hints(function)
+    except (NameError, TypeError):  # a name imported for type checkers only, say: the value goes through unchecked
+        return {}
+
+
+def _check_allowed(target: str, package: str) -> None:
+    allowed = sorted({*_OURS, *_added})
+    if package not in allowed:
+        hint = nearest(package, allowed)
+        raise ConfigError(
+            f"{TARGET} {target!r} is outside the allowed packages ({', '.join(allowed)}){hint}; "
+            f"to allow one, list it in the config's `packages`"
+        )
+
+
+def _home(found: Any, default: str) -> str:
+    """Return the module that an object was defined in; a class method's is that of the class it was taken from."""
+    owner = found.__self__ if isinstance(found, types.MethodType) else found
+    return str(getattr(owner, "__module__", None) or default)
+
+
+def _import(name: str, target: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(f"{TARGET} {target!r}: cannot import {name} ({error})") from error
+
+
+def _member(owner: Any, name: str, target: str, path: str) -> Any:
+    """Return an attribute, importing it where it is a submodule."""
+    if inspect.ismodule(owner) and not hasattr(owner, name) and hasattr(owner, "__path__"):
+        modules = {module.name for module in pkgutil.iter_modules(owner.__path__)}
+        if name in modules:
+            return _import(f"{path}.{name}", target)
+    else:
+        modules = set()
+    try:
+        return getattr(owner, name)
+    except AttributeError as error:
+        public = {member for member in (*dir(owner), *modules) if not member.startswith("_")}
+        raise ConfigError(f"{TARGET} {target!r}: {path} has no {name!r}{nearest(name, public)}") from error
