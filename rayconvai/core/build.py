@@ -95,11 +95,9 @@ def check_node(node: Mapping[str, Any] | DictConfig) -> None:
             told from those that the code derives, so they are found by ``build``.
     """
     config = _as_config(node)
-    call, known = _schema(config)
-    for name in config:
-        _check_value(
-            _child(config, str(name)), known.get(str(name), Parameter(str(name), Any)), _key(config, str(name))
-        )
+    known = _schema(config)[1]
+    for name in map(str, config):
+        _check_value(_child(config, name), known.get(name, Parameter(name, Any)), _key(config, name))
 
 
 def build(node: Mapping[str, Any] | DictConfig, /, **derived: Any) -> Any:
