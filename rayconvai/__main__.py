@@ -1,0 +1,54 @@
+"""``python -m rayconvai COMMAND``: the doors of the platform in one place."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+from rayconvai.errors import ArtefactError, ConfigError, nearest, run_cli
+
+USAGE = """usage: python -m rayconvai COMMAND ...
+
+commands:
+  train       train one model:    train --config-name asr/conformer_ctc [KEY=VALUE ...]
+  sweep       train many:         sweep sweeps/asr.yaml [KEY=VALUE ...] [--dry-run]
+  transcribe  speech to text:     transcribe ARTEFACT FILE [FILE ...]
+
+Errors are one line; --debug shows where they come from.
+"""
+
+
+def main() -> int:
+    """Run the command that the command line names."""
+    command, *arguments = sys.argv[1:] or ["--help"]
+    if command in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
+    if command in ("train", "sweep"):
+        sys.argv = [f"rayconvai {command}", *arguments]
+        runpy.run_module(f"rayconvai.{command}", run_name="__main__", alter_sys=True)
+        return 0
+    if command == "transcribe":
+        return transcribe(arguments)
+    commands = ("train", "sweep", "transcribe")
+    raise ConfigError(f"there is no command {command!r}{nearest(command, commands)}; see: python -m rayconvai --help")
+
+
+def transcribe(arguments: list[str]) -> int:
+    """Print ``FILE<tab>TEXT`` for each sound file."""
+    if len(arguments) < 2 or arguments[0].startswith("-"):
+        raise ConfigError("usage: python -m rayconvai transcribe ARTEFACT FILE [FILE ...]")
+    from rayconvai.core.model import Model  # torch and lightning take seconds: --help does not pay for them
+
+    artefact, *files = arguments
+    model = Model.restore_from(artefact)
+    if not hasattr(model, "transcribe"):
+        raise ArtefactError(f"{artefact} holds a {type(model).__name__}, which does not transcribe speech")
+    for file, text in zip(files, model.transcribe([Path(file) for file in files]), strict=True):
+        print(f"{file}\t{text}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main)

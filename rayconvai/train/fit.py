@@ -1,0 +1,119 @@
+"""The only training path: a config becomes data, a tokenizer, a model and a trainer, and is fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from omegaconf import DictConfig, OmegaConf
+
+from rayconvai.config.compose import check
+from rayconvai.core.build import build
+from rayconvai.core.data_module import DataModule
+from rayconvai.core.model import Model, build_model
+from rayconvai.errors import ConfigError
+from rayconvai.experiment.checkpoint import read_checkpoint
+from rayconvai.experiment.layout import RunLayout
+from rayconvai.experiment.manager import exp_manager
+from rayconvai.experiment.provenance import record
+from rayconvai.train.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a run leaves behind."""
+
+    config: DictConfig
+    run_dir: Path
+    metrics: dict[str, float]
+    """The last value of each metric."""
+    best_checkpoint: Path | None
+    """None where no checkpoint was asked for."""
+
+
+def fit(config: DictConfig, runtime: Runtime | None = None) -> FitResult:
+    """Train the model that ``config`` describes, in the place that ``runtime`` names.
+
+    Everything that can be wrong is found before the first step: the config's keys and types, the data, the fit of the
+    model's modules, the directory.
+
+    Raises:
+        ConfigError, DataError, GraphError, StorageError: what is wrong, where, and the fix.
+        InfeasibleError: the loss became NaN or infinite.
+    """
+    runtime = runtime or Runtime()
+    check(config)
+    model, data = build_parts(config)
+    model.set_optimization(config.optim, config.schedule)
+    trainer = _trainer(config, runtime)
+    section = config.exp_manager
+    if runtime.run_dir is not None:
+        section = OmegaConf.merge(section, {"explicit_log_dir": str(runtime.run_dir)})
+    layout = RunLayout(exp_manager(trainer, section))
+    if trainer.is_global_zero:
+        OmegaConf.save(config, layout.config, resolve=True)
+        OmegaConf.save(OmegaConf.create(list(runtime.overrides)), layout.overrides)
+        record(layout, seed=config.seed, data=data.fingerprint(), parameters=model.num_weights)
+    trainer.fit(model, datamodule=data)
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return FitResult(config, layout.root, metrics, best_checkpoint(trainer))
+
+
+def evaluate(
+    config: DictConfig, checkpoint: Path, split: str = "test", runtime: Runtime | None = None
+) -> tuple[Model, dict[str, float]]:
+    """Build the run's model, load a checkpoint's weights and measure it on ``dev`` or ``test``.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
+    """
+    model, data = build_parts(config)
+    model.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
+    trainer = _trainer(config, runtime or Runtime())
+    evaluation = {"dev": trainer.validate, "test": trainer.test}[split]
+    metrics: Mapping[str, Any] = evaluation(model, datamodule=data, verbose=False)[0]
+    return model, {name: float(value) for name, value in metrics.items()}
+
+
+def build_parts(config: DictConfig) -> tuple[Model, DataModule]:
+    """Seed all generators and build, in their order, the data, the tokenizer and the model."""
+    seed_everything(config.seed, workers=True, verbose=False)
+    data = build(config.data, seed=config.seed)
+    if not isinstance(data, DataModule):
+        raise ConfigError(f"data._target_ is {type(data).__name__}, which is not a rayconvai DataModule")
+    data.prepare()
+    assets = {}
+    if config.tokenizer is not None:
+        assets["tokenizer"] = build(config.tokenizer, texts=data.texts())
+    model = build_model(config.model, **assets)
+    data.bind(model)
+    return model, data
+
+
+def best_checkpoint(trainer: Trainer) -> Path | None:
+    """Return the best checkpoint that the trainer kept, or the last where nothing was monitored."""
+    callback: Any = trainer.checkpoint_callback
+    path = callback and (callback.best_model_path or callback.last_model_path)
+    return Path(path) if path else None
+
+
+def _trainer(config: DictConfig, runtime: Runtime) -> Trainer:
+    options: Any = OmegaConf.to_container(config.trainer, resolve=True)
+    place = {"accelerator": runtime.accelerator, "devices": runtime.devices, "strategy": runtime.strategy}
+    options |= {name: value for name, value in place.items() if value is not None}
+    # Our matrices are small or bf16: on GPUs that have TF32 its extra speed costs no accuracy that a WER shows.
+    torch.set_float32_matmul_precision("high")
+    return Trainer(
+        **options,
+        logger=False,  # the experiment manager makes loggers and checkpoints
+        enable_checkpointing=False,
+        use_distributed_sampler=False,  # our samplers split over ranks themselves, exactly
+        enable_progress_bar=runtime.progress,
+        enable_model_summary=runtime.progress,
+        callbacks=list(runtime.callbacks),
+        plugins=list(runtime.plugins) or None,
+    )
