@@ -1,0 +1,1 @@
+"""Speech data: manifests, audio, batches, augmentation, corpora."""
