@@ -6,19 +6,20 @@ in allowed packages are imported: a config may come from a stranger.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import pkgutil
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rayconvai.core.coerce import coerce
+from rayconvai.core.coerce import coerce, nearest_key
 from rayconvai.errors import ConfigError, RayconvaiError, nearest
 
 TARGET = "_target_"
@@ -39,6 +40,9 @@ class Parameter:
     def required(self) -> bool:
         """Whether the target cannot be called without it."""
         return self.default is inspect.Parameter.empty
+
+
+_ANY = Parameter("", Any)
 
 
 def allow(*packages: str) -> None:
@@ -78,13 +82,7 @@ def resolve_target(target: str) -> Callable[..., Any]:
 
 def parameters(target: Callable[..., Any] | str) -> dict[str, Parameter]:
     """Return the keys that a node of this target may have: those of its ``from_config``, or of its signature."""
-    call = _entry(resolve_target(target) if isinstance(target, str) else target)
-    hints = _hints(call)
-    return {
-        name: Parameter(name, hints.get(name, Any), parameter.default)
-        for name, parameter in _signature(call).items()
-        if parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    }
+    return dict(_parameters(_entry(resolve_target(target) if isinstance(target, str) else target))[0])
 
 
 def check_node(node: Mapping[str, Any] | DictConfig) -> None:
@@ -97,7 +95,7 @@ def check_node(node: Mapping[str, Any] | DictConfig) -> None:
     config = _as_config(node)
     known = _schema(config)[1]
     for name in map(str, config):
-        _check_value(_child(config, name), known.get(name, Parameter(name, Any)), _key(config, name))
+        _check_value(_child(config, name), known.get(name, _ANY), _key(config, name))
 
 
 def build(node: Mapping[str, Any] | DictConfig, /, **derived: Any) -> Any:
@@ -127,8 +125,7 @@ def build(node: Mapping[str, Any] | DictConfig, /, **derived: Any) -> Any:
         if nested_as_is and _holds_target(value):
             arguments[name] = value
         else:
-            kind = known[name].type if name in known else Any
-            arguments[name] = coerce(_plain(value, _key(config, name)), kind, _key(config, name))
+            arguments[name] = coerce(_plain(value), known.get(name, _ANY).type, _key(config, name))
     missing = [p.name for p in known.values() if p.required and p.name not in arguments]
     if missing:
         raise ConfigError(f"{_key(config, missing[0])} is missing; {config[TARGET]} requires {', '.join(missing)}")
@@ -140,39 +137,44 @@ def build(node: Mapping[str, Any] | DictConfig, /, **derived: Any) -> Any:
         raise ConfigError(f"{_key(config, '') or config[TARGET]}: {error}") from error
 
 
-def _schema(config: DictConfig) -> tuple[Callable[..., Any], dict[str, Parameter]]:
+def _schema(config: DictConfig) -> tuple[Callable[..., Any], Mapping[str, Parameter]]:
     """Return what the node calls and its parameters, having refused keys that are none of them."""
     if TARGET not in config:
         raise ConfigError(f"{_key(config, '') or 'config'} has no {TARGET}; name the class that it configures")
     try:
         target = resolve_target(config[TARGET])
     except ConfigError as error:
-        raise ConfigError(f"{_key(config, TARGET)}: {error}" if _key(config, "") else str(error)) from error
-    known = parameters(target)
+        raise ConfigError(_key(config, TARGET).removesuffix(TARGET) + str(error)) from error
     call = _entry(target)
-    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in _signature(call).values()):
-        for name in map(str, config):
-            if name != TARGET and name not in known:
-                key = _key(config, name)
-                raise ConfigError(f"{key} is not a parameter of {config[TARGET]}{_nearest_key(key, known)}")
+    known, takes_any = _parameters(call)
+    for name in map(str, config):
+        if name != TARGET and name not in known and not takes_any:
+            key = _key(config, name)
+            raise ConfigError(f"{key} is not a parameter of {config[TARGET]}{nearest_key(key, known)}")
     return call, known
 
 
-def _nearest_key(key: str, names: Iterable[str]) -> str:
-    prefix, dot, last = key.rpartition(".")
-    hint = nearest(last, names)
-    return hint.replace(": ", f": {prefix}{dot}", 1)
+@functools.lru_cache(maxsize=1024)
+def _parameters(call: Callable[..., Any]) -> tuple[Mapping[str, Parameter], bool]:
+    """Return the named parameters, and whether the call takes any other by ``**``."""
+    hints = _hints(call)
+    signature = _signature(call).values()
+    known = {
+        parameter.name: Parameter(parameter.name, hints.get(parameter.name, Any), parameter.default)
+        for parameter in signature
+        if parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    }
+    return types.MappingProxyType(known), any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature)
 
 
 def _check_value(value: Any, parameter: Parameter, key: str) -> None:
     if isinstance(value, DictConfig) and TARGET in value:
         check_node(value)
     elif isinstance(value, (DictConfig, ListConfig)) and _holds_target(value):
-        names = range(len(value)) if isinstance(value, ListConfig) else list(value)
-        for name in names:
-            _check_value(_child(value, name), Parameter("item", Any), f"{key}.{name!s}")
+        for name in range(len(value)) if isinstance(value, ListConfig) else list(value):
+            _check_value(_child(value, name), _ANY, _key(value, name))
     else:
-        coerce(_plain(value, key), parameter.type, key)
+        coerce(_plain(value), parameter.type, key)
 
 
 def _holds_target(value: Any) -> bool:
@@ -183,14 +185,14 @@ def _holds_target(value: Any) -> bool:
     return False
 
 
-def _plain(value: Any, key: str) -> Any:
+def _plain(value: Any) -> Any:
     """Turn a config value into plain containers, with the nodes in it built."""
     if isinstance(value, DictConfig):
         if TARGET in value:
             return build(value)
-        return {name: _plain(_child(value, name), f"{key}.{name}") for name in value}
+        return {name: _plain(_child(value, name)) for name in value}
     if isinstance(value, ListConfig):
-        return [_plain(_child(value, index), f"{key}.{index}") for index in range(len(value))]
+        return [_plain(_child(value, index)) for index in range(len(value))]
     return value
 
 

@@ -8,7 +8,7 @@ import inspect
 import pathlib
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Any, Literal
 
@@ -63,6 +63,12 @@ def coerce(value: Any, kind: Any, key: str) -> Any:
     return _instance(value, container, kind, key)
 
 
+def nearest_key(key: str, names: Iterable[str]) -> str:
+    """Return ``"; nearest: x"`` with the full key that ``key`` was most likely meant to be, among its siblings."""
+    parent, dot, last = key.rpartition(".")
+    return nearest(last, names).replace(": ", f": {parent}{dot}", 1)
+
+
 def _refuse(value: Any, kind: Any, key: str) -> typing.NoReturn:
     raise ConfigError(f"{key} must be {_name(kind)}, not {value!r}")
 
@@ -92,13 +98,17 @@ def _literal(value: Any, choices: tuple[Any, ...], key: str) -> Any:
     for choice in choices:
         if type(choice) is type(value) and choice == value:
             return choice
-    shown = ", ".join(map(str, choices))
+    shown = ", ".join(dict.fromkeys(map(str, choices)))
     raise ConfigError(f"{key} must be one of {shown}, not {value!r}{nearest(str(value), map(str, choices))}")
 
 
 def _union(value: Any, kinds: tuple[Any, ...], union: Any, key: str) -> Any:
     if any(type(value) is kind for kind in kinds):  # "4" for `int | str` stays a string
         return value
+    literals = [kind for kind in kinds if typing.get_origin(kind) is Literal]
+    if literals and all(kind in literals or kind is type(None) for kind in kinds):
+        choices = tuple(choice for literal in literals for choice in typing.get_args(literal))
+        return None if value is None and len(literals) < len(kinds) else _literal(value, choices, key)
     kinds_here = [kind for kind in kinds if kind is not type(None)]
     if value is None and len(kinds_here) < len(kinds):
         return None
@@ -116,9 +126,9 @@ def _union(value: Any, kinds: tuple[Any, ...], union: Any, key: str) -> Any:
 
 
 def _sequence(value: Any, container: Any, arguments: tuple[Any, ...], kind: Any, key: str) -> Any:
-    if isinstance(value, str) or not isinstance(value, collections.abc.Collection) or isinstance(value, dict):
-        if isinstance(value, _SCALARS) or value is None or isinstance(value, dict):
-            _refuse(value, kind, key)
+    if value is None or isinstance(value, (*_SCALARS, dict)):
+        _refuse(value, kind, key)
+    if not isinstance(value, collections.abc.Collection):
         return value
     if container is tuple and arguments and arguments[-1] is not Ellipsis:
         if len(value) != len(arguments):
@@ -142,11 +152,11 @@ def _dataclass(value: dict[str, Any], kind: type, key: str) -> Any:
     names = [field.name for field in dataclasses.fields(kind) if field.init]
     for name in value:
         if name not in names:
-            raise ConfigError(f"{key}.{name} is not a key of {kind.__name__}{nearest(str(name), names)}")
+            full = f"{key}.{name}"
+            raise ConfigError(f"{full} is not a key of {kind.__name__}{nearest_key(full, names)}")
+    arguments = {name: coerce(item, hints[name], f"{key}.{name}") for name, item in value.items()}
     try:
-        return kind(**{name: coerce(item, hints[name], f"{key}.{name}") for name, item in value.items()})
-    except ConfigError:
-        raise
+        return kind(**arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{key}: {error}") from error
 
