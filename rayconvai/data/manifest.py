@@ -7,7 +7,7 @@ for. So a corpus of a million utterances opens in seconds and travels to loader 
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 import os
 import weakref
 from array import array
@@ -16,18 +16,20 @@ from dataclasses import dataclass, field
 from io import FileIO
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from rayconvai.errors import DataError, nearest
+from rayconvai.data.rows import all_good, parse, parse_many, problem
+from rayconvai.data.soundcheck import remembered, scan, sound_problem
+from rayconvai.errors import DataError
 
-KEYS = ("audio_filepath", "duration", "text", "offset", "speaker", "split")
-_BOM = b"\xef\xbb\xbf"
-_MAX_SECONDS = 1e9
+DECODE_HOURS = 10.0
+"""``check_manifest`` decodes all of a corpus up to this size, and a sample of a larger one."""
+_SAMPLE = 1000
 _CHUNK = 512
-_scan = json.JSONDecoder().raw_decode
+_log = logging.getLogger("rayconvai")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +118,14 @@ class Manifest(Sequence[Utterance]):
 
     def __getitem__(self, index: int) -> Utterance:  # type: ignore[override]
         line = int(self._lines[index])
-        return self._utterance(_parse(self._read(index), self.path, line), line)
+        return self._utterance(parse(self._read(index), self.path, line), line)
 
     def __iter__(self) -> Iterator[Utterance]:
         return (self._utterance(row, line) for line, row in self._rows())
+
+    def has_offset(self, index: int) -> bool:
+        """Return whether a row says where in its sound file it begins (``offset``), be it 0."""
+        return parse(self._read(index), self.path, int(self._lines[index])).get("offset") is not None
 
     def where(self, index: int) -> str:
         """Return ``path:LINE`` of a row, for messages."""
@@ -150,7 +156,7 @@ class Manifest(Sequence[Utterance]):
         if self._digest is None:
             digest = hashlib.sha256()
             for _, row in self._rows():
-                seen = (row["audio_filepath"], row["duration"], row.get("offset") or 0, row.get("text") or "")
+                seen = (row["audio_filepath"], row["duration"], row.get("offset"), row.get("text") or "")
                 digest.update(repr((*seen, row.get("speaker"))).encode())
             self._digest = digest.hexdigest()
         return {"sha256": self._digest, "utterances": len(self), "hours": round(self.hours, 4)}
@@ -167,7 +173,7 @@ class Manifest(Sequence[Utterance]):
         for first in range(0, len(self), _CHUNK):
             lines = self._lines[first : first + _CHUNK].tolist()
             read = [self._read(first + i) for i in range(len(lines))]
-            for line, row in zip(lines, _parse_many(read, self.path, lines), strict=True):
+            for line, row in zip(lines, parse_many(read, self.path, lines), strict=True):
                 if row is None:
                     raise DataError(f"{self.path}:{line}: changed since it was opened; start again")
                 yield line, row
@@ -192,6 +198,99 @@ class Manifest(Sequence[Utterance]):
         return f"Manifest({str(self.path)!r}, {len(self)} utterances, {self.hours:.2f} h)"
 
 
+class Speller(Protocol):
+    """What a tokenizer must be able to say of a text."""
+
+    def unknown(self, text: str) -> set[str]:
+        """Return the characters of ``text`` that cannot be written."""
+        ...
+
+
+def check_manifest(
+    manifest: Manifest,
+    *,
+    tokenizer: Speller | None = None,
+    on_bad: Literal["refuse", "skip"] = "refuse",
+    min_duration: float = 0.0,
+    max_duration: float | None = None,
+    decode: Literal["auto", "all", "none"] = "auto",
+) -> Manifest:
+    """Check every utterance before training: declared length, text, and that its sound is there and is as declared.
+
+    The sound file's header is always read. Silence, NaN and damage behind a good header are found only by decoding:
+    ``auto`` decodes everything up to ``DECODE_HOURS`` of speech (hundreds of times faster than real time, with a
+    progress bar), and 1000 utterances spread evenly over a larger corpus; there, ``read_utterance`` names the line when
+    training comes to it. What was found is kept in the cache until the manifest or a sound file changes.
+
+    Args:
+        manifest: of any size; its rows are not held.
+        tokenizer: texts must have no characters that it cannot write; None leaves texts unchecked.
+        on_bad: "refuse" raises at any bad utterance; "skip" leaves them out and logs how many.
+        min_duration: seconds; shorter utterances are bad.
+        max_duration: seconds; longer utterances are bad. None: no limit.
+        decode: "auto", "all" or "none".
+
+    Returns:
+        The manifest, or one of the good utterances.
+
+    Raises:
+        DataError: the first bad line and how many more there are, or, with "skip", no good one is left.
+    """
+    problems = _length_problems(manifest, min_duration, max_duration)
+    for found in (_text_problems(manifest, tokenizer), _sound_problems(manifest, decode)):
+        problems = {**found, **problems}
+    if not problems:
+        return manifest
+    first = min(problems)
+    others = f" (and {len(problems) - 1} more bad lines)" if len(problems) > 1 else ""
+    message = f"{manifest.where(first)}: {problems[first]}{others}"
+    if on_bad == "refuse":
+        raise DataError(f"{message}; or leave bad lines out with on_bad=skip")
+    if len(problems) == len(manifest):
+        raise DataError(f"{manifest.path}: all {len(manifest)} utterances are bad; the first: {message}")
+    _log.warning("left out %d of %d utterances; the first: %s", len(problems), len(manifest), message)
+    return manifest.select(np.setdiff1d(np.arange(len(manifest)), list(problems)))
+
+
+def _length_problems(manifest: Manifest, least: float, most: float | None) -> dict[int, str]:
+    durations = manifest.durations
+    limit = np.inf if most is None else most
+    bad = np.flatnonzero((durations < np.float32(least)) | (durations > np.float32(limit)))
+    fix = "remove the line or change min_duration, max_duration"
+    return {int(i): f"lasts {durations[i]:.2f} s, not between {least:g} and {limit:g} s; {fix}" for i in bad}
+
+
+def _text_problems(manifest: Manifest, tokenizer: Speller | None) -> dict[int, str]:
+    problems: dict[int, str] = {}
+    if tokenizer is None:
+        return problems
+    for index, text in enumerate(manifest.texts()):
+        if unknown := tokenizer.unknown(text):
+            listed = ", ".join(repr(character) for character in sorted(unknown))
+            problems[index] = f"text has characters that the tokenizer cannot write: {listed}; correct the text"
+        elif not text.strip():
+            problems[index] = "text is empty; write what is said or remove the line"
+    return problems
+
+
+def _sound_problems(manifest: Manifest, decode: Literal["auto", "all", "none"]) -> dict[int, str]:
+    every = {"all": 1, "none": 0}.get(decode, 1 if manifest.hours <= DECODE_HOURS else -(-len(manifest) // _SAMPLE))
+    places = hashlib.sha256(f"{manifest.fingerprint()['sha256']} {manifest.path.parent} {every}".encode())
+    for row in manifest:
+        try:
+            stat = os.stat(row.audio_filepath)
+            places.update(b"%d %d " % (stat.st_size, stat.st_mtime_ns))
+        except (OSError, ValueError):
+            places.update(b"missing ")
+
+    def problem(index: int) -> str | None:
+        row, has_offset = manifest[index], manifest.has_offset(index)
+        offset = row.offset if has_offset else None
+        return sound_problem(row.audio_filepath, row.duration, offset, decode=every > 0 and index % every == 0)
+
+    return remembered(places.hexdigest(), lambda: scan(len(manifest), problem, "checking sound files"))
+
+
 def _open_unchanged(path: Path, size: int) -> FileIO:
     try:
         file = FileIO(path)
@@ -208,7 +307,7 @@ def _index(path: Path, split: str | None, require_text: bool) -> tuple[_Index, s
     index, splits, position, before = _Index(), set[str](), 0, 0
     with path.open("rb") as file:
         while lines := list(islice(file, _CHUNK)):
-            rows = _parse_many(lines, path, range(before + 1, before + len(lines) + 1))
+            rows = parse_many(lines, path, range(before + 1, before + len(lines) + 1))
             sizes = [len(line) for line in lines]
             starts = list(accumulate(sizes, initial=position))
             kept = [i for i, row in enumerate(rows) if row is not None]
@@ -217,86 +316,13 @@ def _index(path: Path, split: str | None, require_text: bool) -> tuple[_Index, s
                 splits.update(name for name in names if isinstance(name, str))
                 kept = [i for i, name in zip(kept, names, strict=True) if name == split]
             kept_rows = [row for i in kept if (row := rows[i]) is not None]
-            if not _all_good(kept_rows, require_text):
+            if not all_good(kept_rows, require_text):
                 for i, row in zip(kept, kept_rows, strict=True):
-                    if problem := _problem(row, require_text):
-                        raise DataError(f"{path}:{before + i + 1}: {problem}")
+                    if found := problem(row, require_text):
+                        raise DataError(f"{path}:{before + i + 1}: {found}")
             index.starts.extend([starts[i] for i in kept])
             index.sizes.extend([sizes[i] for i in kept])
             index.lines.extend([before + i + 1 for i in kept])
             index.durations.extend([row["duration"] for row in kept_rows])
             position, before = starts[-1], before + len(lines)
     return index, splits
-
-
-def _parse_many(lines: list[bytes], path: Path, numbers: Sequence[int]) -> Sequence[dict[str, Any] | None]:
-    """Parse lines as one JSON array, three times as fast as one by one; at any doubt one by one. Blank: None."""
-    try:
-        rows = json.loads("[" + b",".join(lines).decode() + "]")
-    except (ValueError, RecursionError):
-        rows = []
-    if len(rows) == len(lines) and all(type(row) is dict for row in rows):
-        return rows  # type: ignore[no-any-return]
-    return [None if line.isspace() else _parse(line, path, number) for number, line in zip(numbers, lines, strict=True)]
-
-
-def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
-    try:
-        text = line.decode().strip()
-        row, end = _scan(text)
-    except (ValueError, RecursionError) as error:
-        _refuse_line(line, path, number, error)
-    if end != len(text) or type(row) is not dict:
-        _refuse_line(line, path, number, None)
-    return row
-
-
-def _refuse_line(line: bytes, path: Path, number: int, error: Exception | None) -> NoReturn:
-    where = f"{path}:{number}"
-    if isinstance(error, UnicodeDecodeError):
-        raise DataError(f"{where}: not UTF-8 (byte {error.start + 1}); save the manifest as UTF-8") from error
-    if line.startswith(_BOM):
-        raise DataError(f"{where}: begins with a byte-order mark; save the manifest as UTF-8 without it") from error
-    if isinstance(error, json.JSONDecodeError):
-        what = f"not valid JSON ({error.msg}, column {error.colno})"
-        raise DataError(f"{where}: {what}; write one JSON object a line") from error
-    raise DataError(f"{where}: not one JSON object; write one JSON object a line")
-
-
-def _all_good(rows: list[dict[str, Any]], require_text: bool) -> bool:
-    """Return whether no row has a problem; at any doubt False. Runs over millions of rows: whole columns at a time."""
-    try:
-        durations = [row["duration"] for row in rows]
-        audio = [row["audio_filepath"] for row in rows]
-        texts = [row["text"] for row in rows] if require_text else []
-    except KeyError:
-        return False
-    return (
-        {*map(type, audio), *map(type, texts)} <= {str}
-        and {*map(type, durations)} <= {int, float}
-        and all(0 < duration <= _MAX_SECONDS for duration in durations)
-        and all(audio)
-        and (require_text or not any("text" in row for row in rows))
-        and not any("offset" in row for row in rows)
-    )
-
-
-def _problem(row: dict[str, Any], require_text: bool) -> str | None:
-    """Return what is wrong with a row and the way out, or None."""
-    for key in ("audio_filepath", "duration") + (("text",) if require_text else ()):
-        if row.get(key) is None:
-            return f"key '{key}' is missing{nearest(key, set(row) - set(KEYS)) or '; add it'}"
-    for key in ("audio_filepath", "text"):
-        if not isinstance(row.get(key) or "", str):
-            return f"'{key}' is {row[key]!r}; it must be a string"
-    if not row["audio_filepath"]:
-        return "'audio_filepath' is empty; name a sound file"
-    for key, least in (("duration", "more than 0"), ("offset", "0 or more")):
-        value = row.get(key)
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return f"'{key}' is {value!r}; it must be a number of seconds"
-        if not 0 <= value <= _MAX_SECONDS or (key == "duration" and value == 0):  # NaN fails both comparisons
-            return f"'{key}' is {value}; it must be {least} seconds"
-    return None
