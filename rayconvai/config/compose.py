@@ -1,0 +1,129 @@
+"""Hydra composes a run from ``configs/``; every key is then checked against the schema of a run."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+import rayconvai
+from rayconvai.config.check import check, complete, known_keys, nearest_full_key, run_defaults
+from rayconvai.config.overrides import parse, split
+from rayconvai.config.sources import explain, group_names, locate, recipes
+from rayconvai.errors import ConfigError
+
+__all__ = ["Composer", "check", "compose", "config_root", "register"]
+
+
+def config_root() -> Path:
+    """Return the directory of the recipes and groups: the checkout's ``configs``, or the wheel's copy of it."""
+    package = Path(rayconvai.__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def register() -> None:
+    """Put ``run_defaults`` into Hydra's ConfigStore: every key of a run, for recipes to begin with."""
+    ConfigStore.instance().store(name="run_defaults", node=run_defaults(), package="_global_", provider="rayconvai")
+
+
+def compose(recipe: str, overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> DictConfig:
+    """Compose and check one run.
+
+    Args:
+        recipe: a name under ``configs/`` or one of ``config_dirs``, such as ``asr/conformer_ctc``.
+        overrides: in Hydra's grammar.
+        config_dirs: more directories of recipes and groups.
+
+    Raises:
+        ConfigError: what is wrong, by file and line or override, with the nearest right name.
+    """
+    return Composer(recipe, overrides, config_dirs).compose()
+
+
+class Composer:
+    """Composes many runs of one recipe: what Hydra reads from files is kept for each set of group choices."""
+
+    def __init__(self, recipe: str, overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> None:
+        register()
+        self.recipe = recipe
+        self.overrides = tuple(overrides)
+        hydra.version.setbase("1.3")
+        self._loader = _loader(config_dirs)
+        self._composed: dict[tuple[str, ...], bytes] = {}
+
+    def compose(self, overrides: Sequence[str] = ()) -> DictConfig:
+        """Compose and check the recipe with its overrides and these.
+
+        Raises:
+            ConfigError: what is wrong, by file and line or override, with the nearest right name.
+        """
+        lines = split((*self.overrides, *overrides), self._options)
+        config: DictConfig = pickle.loads(self._read(lines.groups))  # a third of the time of a deep copy
+        self._apply(lines.values, config)
+        if any(value.startswith("~") for value in lines.values):
+            config = complete(config)
+        try:
+            check(config)
+        except ConfigError as error:
+            message = locate(str(error), self._loader, self.recipe, lines.groups, lines.values)
+            raise ConfigError(message) from error
+        OmegaConf.set_struct(config, True)
+        return config
+
+    def groups(self) -> dict[str, list[str]]:
+        """Return the config groups with their options; a nested group is called as in an override, model/encoder."""
+        return {name: self._loader.get_group_options(name) for name in group_names(self._loader)}
+
+    def recipes(self) -> list[str]:
+        """Return the names of all recipes that can be composed."""
+        return recipes(self._loader)
+
+    def keys(self) -> set[str]:
+        """Return the full keys that an override of the recipe may set."""
+        return known_keys(self.compose())
+
+    def _options(self, name: str) -> list[str]:
+        return self._loader.get_group_options(name) if self._loader.repository.group_exists(name) else []
+
+    def _read(self, groups: tuple[str, ...]) -> bytes:
+        if groups not in self._composed:
+            try:
+                config = self._loader.load_configuration(self.recipe, list(groups), RunMode.RUN, from_shell=False)
+            except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+                raise ConfigError(explain(error, self._loader, self.recipe)) from error
+            with open_dict(config):
+                del config["hydra"]
+            self._composed[groups] = pickle.dumps(complete(config))
+        return self._composed[groups]
+
+    def _apply(self, values: Sequence[str], config: DictConfig) -> None:
+        for override in parse(values):
+            try:
+                self._loader._apply_overrides_to_config([override], config)
+            except (HydraException, OmegaConfBaseException) as error:
+                line = str(override.input_line).lstrip("+")
+                if override.is_delete():
+                    hint = nearest_full_key(override.key_or_group, complete(config))
+                    raise ConfigError(f"override {line!r}: there is no such key to delete{hint}") from error
+                raise ConfigError(f"override {line!r}: {explain(error, self._loader, self.recipe)}") from error
+
+
+def _loader(config_dirs: Sequence[Path]) -> ConfigLoaderImpl:
+    search_path = create_config_search_path(f"file://{config_root()}")
+    for directory in config_dirs:
+        if not Path(directory).is_dir():
+            raise ConfigError(f"config directory not found: {directory}")
+        search_path.prepend("command-line", f"file://{Path(directory).absolute()}", SearchPathQuery(provider="schema"))
+    return ConfigLoaderImpl(search_path)

@@ -1,0 +1,87 @@
+"""The sections of a run's config: every key that exists, with its default.
+
+``trainer`` keeps the names and defaults of ``lightning.Trainer``; what the experiment manager makes (loggers,
+checkpoints) and what the place of the run decides (progress bars, plugins) is not in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from rayconvai.experiment.manager import ExpManagerConfig
+
+
+@dataclass(kw_only=True)
+class TrainerConfig:
+    """The training loop: arguments of ``lightning.Trainer``, which documents them."""
+
+    accelerator: str = "auto"
+    strategy: str = "auto"
+    devices: Any = "auto"
+    """A number of devices, a list of their indices, or ``auto``."""
+    num_nodes: int = 1
+    precision: int | str | None = None
+    """``32-true`` unless given; ``bf16-mixed`` is the usual choice on GPUs."""
+    max_epochs: int | None = None
+    min_epochs: int | None = None
+    max_steps: int = -1
+    min_steps: int | None = None
+    max_time: str | None = None
+    """DD:HH:MM:SS."""
+    limit_train_batches: int | float | None = None
+    """A number of batches, or a share of them."""
+    limit_val_batches: int | float | None = None
+    limit_test_batches: int | float | None = None
+    limit_predict_batches: int | float | None = None
+    overfit_batches: int | float = 0.0
+    fast_dev_run: int | bool = False
+    val_check_interval: int | float | str | None = None
+    check_val_every_n_epoch: int | None = 1
+    num_sanity_val_steps: int | None = None
+    log_every_n_steps: int | None = None
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: int | float | None = None
+    gradient_clip_algorithm: str | None = None
+    deterministic: bool | str | None = None
+    """True, False, or ``warn``."""
+    benchmark: bool | None = None
+    inference_mode: bool = True
+    profiler: str | None = None
+    detect_anomaly: bool = False
+    barebones: bool = False
+    sync_batchnorm: bool = False
+    reload_dataloaders_every_n_epochs: int = 0
+
+
+@dataclass(kw_only=True)
+class AugmentConfig:
+    """What is done to training examples; a recipe passes both parts to the data and the model by interpolation."""
+
+    waveform: list[Any] = field(default_factory=list)
+    """Steps on the sound, in order: nodes of ``rayconvai.data.augment``."""
+    features: Any = None
+    """A module on the features, such as SpecAugment, or null."""
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """All of a run. Sections typed ``Any`` are nodes: their keys are the parameters of what they build."""
+
+    name: str = "run"
+    """Names the run's directory."""
+    seed: int = 0
+    packages: list[str] = field(default_factory=list)
+    """Packages, besides the built-in ones, whose classes ``_target_`` may name."""
+    model: Any = None
+    tokenizer: Any = None
+    data: Any = None
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optim: Any = None
+    """``name`` of an optimizer and its arguments."""
+    schedule: Any = None
+    """``name`` of a learning-rate schedule and its arguments; null keeps the rate constant."""
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    exp_manager: ExpManagerConfig = field(default_factory=ExpManagerConfig)
+    artefact: bool = True
+    """At the end of a single run, test its best checkpoint and write it as an artefact into the run's directory."""
