@@ -55,7 +55,7 @@ class ManifestCorpus:
         test: str | Path | None = None,
         manifest: str | Path | None = None,
     ) -> None:
-        if manifest is not None and not train is dev is test is None:
+        if manifest is not None and any(path is not None for path in (train, dev, test)):
             raise ConfigError("data.corpus: 'manifest' and 'train', 'dev', 'test' exclude each other; remove one form")
         if manifest is None and (train is None or dev is None):
             missing = "train" if train is None else "dev"
