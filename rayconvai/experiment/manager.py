@@ -2,6 +2,200 @@
 
 from __future__ import annotations
 
-from rayconvai.experiment.options import CheckpointParams, ExpManagerConfig, OptionError
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
 
-__all__ = ["CheckpointParams", "ExpManagerConfig", "OptionError"]
+import torch.distributed as dist
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from omegaconf import DictConfig
+
+from rayconvai.errors import (
+    CheckpointMisconfigurationError,
+    ConfigError,
+    LoggerMisconfigurationError,
+    StorageError,
+)
+from rayconvai.experiment import provenance
+from rayconvai.experiment.checkpoint import Checkpoints
+from rayconvai.experiment.interrupt import StopOnSignal
+from rayconvai.experiment.layout import RunLayout, next_version
+from rayconvai.experiment.loggers import RunTensorBoardLogger, RunWandbLogger
+from rayconvai.experiment.options import CheckpointParams, ExpManagerConfig, OptionError, options
+from rayconvai.experiment.record import MetricsRecord, RecordEpochs
+from rayconvai.experiment.resume import RandomStates, choose_checkpoint
+from rayconvai.experiment.storage import AtomicCheckpointIO, remove_half_written, steps_taken
+
+__all__ = ["CheckpointParams", "ExpManagerConfig", "OptionError", "close", "exp_manager"]
+
+log = logging.getLogger(__name__)
+
+_LOGGED = ("rayconvai", "lightning.pytorch", "lightning.fabric")
+_DIRECTORY_VARIABLE = "RAYCONVAI_RUN_DIRECTORY"
+
+
+def exp_manager(trainer: Trainer, cfg: ExpManagerConfig | DictConfig | Mapping[str, Any] | None = None) -> Path:
+    """Give a run its directory: loggers, checkpoints, provenance, the metrics record, and resuming.
+
+    Works for any trainer and any module. Afterwards ``trainer.fit(model)`` goes on from the newest checkpoint by
+    itself where ``resume_if_exists`` says so. After the last use of the trainer, ``close(trainer)`` ends the loggers.
+
+    Args:
+        trainer: made with ``logger=False, enable_checkpointing=False``, unless the options leave these to it.
+        cfg: the options; the keys are those of ``ExpManagerConfig``.
+
+    Returns:
+        The run's directory, the same on every rank.
+
+    Raises:
+        OptionError: an option that does not exist or has a wrong value (an OmegaConfBaseException too).
+        LoggerMisconfigurationError: the trainer has a logger already and another is to be made.
+        CheckpointMisconfigurationError: the trainer has a checkpoint callback already and another is to be made.
+        NotFoundError: there is nothing to resume from.
+        CheckpointError: the run to resume has ended, or it is not clear which checkpoint is its last.
+        StorageError: the directory cannot be written.
+    """
+    config = options(cfg)
+    _check_conflicts(trainer, config)
+    layout = RunLayout(Path(_agree(trainer, lambda: str(_directory(trainer, config)))))
+    checkpoints = Path(config.checkpoint_callback_params.dirpath or layout.checkpoints)
+    resume_from = _agree(trainer, lambda: str(choose_checkpoint(config, checkpoints) or ""), "CHECKPOINT")
+    if trainer.is_global_zero:
+        _begin(layout, config, checkpoints)
+    if trainer.fast_dev_run:
+        log.info("fast_dev_run: no loggers, no checkpoints")
+        return layout.root
+    _add_loggers(trainer, config, layout, resume_from)
+    _add_callbacks(trainer, config, layout, checkpoints)
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+    if resume_from:
+        trainer.ckpt_path = resume_from
+        log.info("resuming from %s", resume_from)
+    return layout.root
+
+
+def close(trainer: Trainer) -> None:
+    """End the loggers that ``exp_manager`` gave a trainer: their files are complete then."""
+    for logger in trainer.loggers:
+        if isinstance(logger, (MetricsRecord, RunTensorBoardLogger, RunWandbLogger)):
+            logger.close()
+    _detach_log()
+
+
+def _check_conflicts(trainer: Trainer, config: ExpManagerConfig) -> None:
+    if trainer.loggers and (config.create_tensorboard_logger or config.create_wandb_logger):
+        raise LoggerMisconfigurationError(
+            f"the trainer already has a logger ({type(trainer.loggers[0]).__name__}); make it with logger=False, "
+            "or set exp_manager.create_tensorboard_logger=false and create_wandb_logger=false"
+        )
+    if trainer.loggers and (config.explicit_log_dir or config.exp_dir or config.name or config.version):
+        raise LoggerMisconfigurationError(
+            "the trainer's own logger sets the directory; make it with logger=False, "
+            "or leave out exp_manager.exp_dir, name, version and explicit_log_dir"
+        )
+    if config.create_checkpoint_callback and any(isinstance(cb, Checkpoint) for cb in trainer.callbacks):
+        raise CheckpointMisconfigurationError(
+            "the trainer already has a checkpoint callback; make it with enable_checkpointing=False, "
+            "or set exp_manager.create_checkpoint_callback=false"
+        )
+
+
+def _directory(trainer: Trainer, config: ExpManagerConfig) -> Path:
+    if trainer.loggers:
+        return Path(trainer.log_dir or trainer.default_root_dir).absolute()
+    if config.explicit_log_dir is not None:
+        return Path(config.explicit_log_dir).absolute()
+    parent = Path(config.exp_dir or "runs", config.name or "default").absolute()
+    if config.version is not None:
+        return parent / str(config.version)
+    if config.resume_if_exists:
+        return parent
+    if not config.use_datetime_version:
+        return parent / next_version(parent)
+    return parent / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+
+
+def _agree(trainer: Trainer, decide: Callable[[], str], what: str = "") -> str:
+    """Return what rank 0 decides, on every rank.
+
+    Ranks that Lightning starts itself find it in their environment; those that others start must have their process
+    group already, or be told by options that leave nothing to decide.
+    """
+    variable = _DIRECTORY_VARIABLE + what
+    if trainer.world_size == 1:
+        return decide()
+    if dist.is_available() and dist.is_initialized():
+        decided = [decide() if trainer.is_global_zero else ""]
+        dist.broadcast_object_list(decided, src=0)
+        return decided[0]
+    if trainer.is_global_zero:
+        os.environ[variable] = decide()
+        return os.environ[variable]
+    return os.environ[variable] if variable in os.environ else decide()
+
+
+def _begin(layout: RunLayout, config: ExpManagerConfig, checkpoints: Path) -> None:
+    missing = [name for name in config.files_to_copy if not Path(name).is_file()]
+    if missing:
+        raise ConfigError(f"exp_manager.files_to_copy: no such file: {missing[0]}")
+    _detach_log()
+    layout.make()
+    layout.set_aside()
+    try:
+        if config.create_checkpoint_callback:
+            checkpoints.mkdir(parents=True, exist_ok=True)
+            remove_half_written(checkpoints)
+        for name in config.files_to_copy:
+            shutil.copy2(name, layout.root)
+        handler = _RunLog(layout.log)
+    except OSError as error:
+        raise StorageError(f"{error.filename or layout.root} cannot be written: {error.strerror or error}") from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name in _LOGGED:
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.INFO)
+    provenance.record(layout, **provenance.collect())
+
+
+class _RunLog(logging.FileHandler):
+    """The log.txt of the run that this process is at; a new run takes its place."""
+
+
+def _detach_log() -> None:
+    for name in _LOGGED:
+        for handler in [h for h in logging.getLogger(name).handlers if isinstance(h, _RunLog)]:
+            logging.getLogger(name).removeHandler(handler)
+            handler.close()
+
+
+def _add_loggers(trainer: Trainer, config: ExpManagerConfig, layout: RunLayout, resume_from: str) -> None:
+    loggers: list[Any] = []
+    if config.create_tensorboard_logger:
+        tensorboard = RunTensorBoardLogger(layout.root, config.summary_writer_kwargs)
+        if resume_from or any(layout.root.glob("events.out.tfevents.*")):
+            tensorboard.purge_step = steps_taken(Path(resume_from)) if resume_from else 0
+        loggers.append(tensorboard)
+    if config.create_wandb_logger:
+        loggers.append(RunWandbLogger(layout.root, config.wandb_logger_kwargs))
+    record = MetricsRecord(layout)
+    trainer.loggers = [*trainer.loggers, *loggers, record]
+    # First of all, so that the record knows what the others are about to log.
+    trainer.callbacks.insert(0, RecordEpochs(record))
+
+
+def _add_callbacks(trainer: Trainer, config: ExpManagerConfig, layout: RunLayout, checkpoints: Path) -> None:
+    trainer.callbacks.append(RandomStates())
+    if config.create_checkpoint_callback:
+        params, prefix = config.checkpoint_callback_params, config.name or "default"
+        trainer.callbacks.append(Checkpoints(params, checkpoints, prefix))
+    if config.create_preemption_callback:
+        trainer.callbacks.append(StopOnSignal())

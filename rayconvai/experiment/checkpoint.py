@@ -1,0 +1,166 @@
+"""Which checkpoints a run keeps: the best k, ranked at the end of an epoch or validation, and the newest."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from typing_extensions import override
+
+from rayconvai.errors import ConfigError, nearest
+from rayconvai.experiment.interrupt import Interrupted, validation_is_due
+from rayconvai.experiment.options import CheckpointParams, OptionError
+from rayconvai.experiment.storage import find_last
+
+
+class Checkpoints(ModelCheckpoint):
+    """Lightning's ModelCheckpoint with two cadences of their own.
+
+    The best are ranked when their metric is new: at the end of a validation or an epoch. The newest, which an
+    interrupted run goes on from, is written then, every n steps and every so many minutes besides, whatever the
+    metric; Lightning's own would wait for the metric, or rank a stale one.
+
+    Raises:
+        OptionError: a time interval that cannot be read.
+    """
+
+    def __init__(self, params: CheckpointParams, directory: Path, prefix: str) -> None:
+        name = params.prefix or prefix
+        plain_metric = params.monitor.replace("/", "_")
+        ranked = f"{name}--{plain_metric}={{{params.monitor}:.4f}}-epoch={{epoch}}-step={{step}}"
+        super().__init__(
+            dirpath=params.dirpath or directory,
+            filename=params.filename or ranked,
+            auto_insert_metric_name=params.filename is not None,
+            monitor=params.monitor,
+            mode=params.mode,
+            save_top_k=params.save_top_k,
+            save_last=params.save_last,
+            every_n_epochs=params.every_n_epochs,
+            verbose=params.verbose,
+        )
+        # The newest may be written before its metric is known, so its name does not speak of it.
+        self.CHECKPOINT_NAME_LAST = f"{params.filename or name + '--epoch={epoch}-step={step}'}-last"
+        self._every_n_steps = params.every_n_train_steps
+        self._interval = _duration(params.train_time_interval)
+        self._written_at = time.monotonic()
+        self._step_seen = self._step_at_start = -1
+        self._ranked_by_step: bool | None = None
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._written_at = time.monotonic()
+        self._step_seen = self._step_at_start = trainer.global_step
+        self._ranked_by_step = None
+        resumed_from = Path(trainer.ckpt_path) if trainer.ckpt_path else None
+        if resumed_from and resumed_from.stem.endswith("last") and not self.last_model_path:
+            self.last_model_path = str(resumed_from)
+
+    @override
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if self._ranked_by_step is None:
+            # No validation has run yet, so a metric that is already there comes with each step.
+            self._ranked_by_step = self.monitor in self._monitor_candidates(trainer)
+        if trainer.global_step == self._step_seen or trainer.fast_dev_run or validation_is_due(trainer):
+            return
+        if not self._is_due(trainer):
+            return
+        self._step_seen = trainer.global_step
+        ranked_at = self._last_global_step_saved
+        self._save(trainer, rank=bool(self._ranked_by_step))
+        if not self._ranked_by_step:
+            # A validation that ends at this very step must still be ranked.
+            self._last_global_step_saved = ranked_at
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._should_skip_saving_checkpoint(trainer):
+            rank = self._should_save_on_train_epoch_end(trainer)
+            self._save(trainer, rank=rank and (trainer.current_epoch + 1) % self._every_n_epochs == 0)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._should_save_on_train_epoch_end(trainer) and not self._should_skip_saving_checkpoint(trainer):
+            self._save(trainer, rank=(trainer.current_epoch + 1) % self._every_n_epochs == 0)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step != self._step_at_start and not trainer.fast_dev_run:
+            self._save_last(trainer)
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        # Only an interruption comes between batches; any other exception may have torn a step in two.
+        if isinstance(exception, Interrupted) and not trainer.fast_dev_run:
+            self._save_last(trainer)
+            exception.checkpoint = Path(self.last_model_path)
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the ranking where it was, also in a directory that has been moved, without the files that went."""
+        directory = Path(str(self.dirpath))
+        kept = {str(directory / Path(p).name): score for p, score in state_dict["best_k_models"].items()}
+        kept = {path: score for path, score in kept.items() if Path(path).is_file()}
+        by_score = sorted(kept, key=lambda path: float(kept[path]), reverse=self.mode == "max")
+        last = directory / Path(state_dict["last_model_path"]).name
+        self.best_k_models = kept
+        if by_score:
+            self.best_model_path, self.best_model_score = by_score[0], kept[by_score[0]]
+        if len(by_score) == self.save_top_k:
+            self.kth_best_model_path, self.kth_value = by_score[-1], kept[by_score[-1]]
+        self.current_score = state_dict["current_score"]
+        self.last_model_path = str(last) if last.is_file() else ""
+
+    @override
+    def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
+        newest = find_last(str(self.dirpath), set_aside=trainer.is_global_zero)
+        return {str(newest)} if newest else set()
+
+    def _save(self, trainer: Trainer, *, rank: bool) -> None:
+        if rank:
+            self._check_monitor(trainer)
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+        self._save_last(trainer)
+
+    def _save_last(self, trainer: Trainer) -> None:
+        self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        self._written_at = time.monotonic()
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        if self._every_n_steps is not None and trainer.global_step % self._every_n_steps == 0:
+            return True
+        if self._interval is None:
+            return False
+        passed = time.monotonic() - self._written_at >= self._interval.total_seconds()
+        # Clocks differ between ranks, and all must write together.
+        return bool(trainer.strategy.broadcast(passed))
+
+    def _check_monitor(self, trainer: Trainer) -> None:
+        metrics = trainer.callback_metrics
+        validated = trainer.fit_loop.epoch_loop.val_loop._has_run
+        if validated and self.monitor not in (*metrics, "epoch", "step"):
+            raise ConfigError(
+                f"exp_manager.checkpoint_callback_params.monitor is {self.monitor}, which the model does not log"
+                f"{nearest(str(self.monitor), metrics)}; it logs {', '.join(sorted(metrics)) or 'nothing'}"
+            )
+
+    @override
+    def _should_remove_checkpoint(self, trainer: Trainer, previous: str, current: str) -> bool:
+        # Lightning would keep the checkpoint that the run went on from for ever.
+        return previous != current and Path(str(self.dirpath)).absolute() in Path(previous).absolute().parents
+
+
+def _duration(text: str | None) -> timedelta | None:
+    if text is None:
+        return None
+    parts = text.split(":")
+    if len(parts) != 4 or not all(part.isdigit() for part in parts):
+        raise OptionError(
+            f"checkpoint_callback_params.train_time_interval is {text!r}; write days:hours:minutes:seconds"
+        )
+    days, hours, minutes, seconds = (int(part) for part in parts)
+    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)

@@ -1,0 +1,96 @@
+"""Ctrl-C and SIGTERM: the batch is finished, a checkpoint written, and the run stops."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from typing_extensions import override
+
+log = logging.getLogger(__name__)
+
+_Handler = Callable[[int, FrameType | None], Any] | int | None
+
+
+class Interrupted(SystemExit):
+    """A run that was told to stop and did; uncaught, it ends the process with 128 + signal, as shells expect."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.signal = signal.Signals(number)
+        self.checkpoint: Path | None = None
+        """What the run can go on from; None if it keeps no last checkpoint."""
+
+
+def validation_is_due(trainer: Trainer) -> bool:
+    """Tell whether this batch ends its epoch or is followed by a validation.
+
+    A checkpoint made between the two would be taken up by Lightning after both: that validation would never run.
+    """
+    epoch_loop = trainer.fit_loop.epoch_loop
+    return epoch_loop.batch_progress.is_last_batch or bool(
+        epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+    )
+
+
+class StopOnSignal(Callback):
+    """Raises ``Interrupted`` after the batch in which SIGINT or SIGTERM came; a second signal stops at once.
+
+    A validation that has begun, or is due after the batch, is finished first: see ``validation_is_due``.
+    Must come after all other callbacks, so that they have seen the batch.
+    """
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+        self._before: dict[int, _Handler] = {}
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._received = None
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._on_signal)
+
+    @override
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if not validation_is_due(trainer):
+            self._stop_if_told(trainer)
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop_if_told(trainer)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restore_handlers()
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._restore_handlers()
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        if self._received is not None:
+            self._restore_handlers()
+            raise KeyboardInterrupt
+        self._received = number
+        log.warning("%s: stopping after this batch, with a checkpoint; again: at once", signal.Signals(number).name)
+
+    def _stop_if_told(self, trainer: Trainer) -> None:
+        told = self._received is not None
+        if trainer.world_size > 1:
+            # One rank may have been told alone, and all must write the checkpoint together.
+            told = trainer.strategy.reduce_boolean_decision(told, all=False)
+        if told:
+            raise Interrupted(self._received or signal.SIGTERM)
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}

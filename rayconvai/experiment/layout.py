@@ -1,0 +1,109 @@
+"""Where things lie in a run's directory: each path has its one owner here."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from rayconvai.errors import StorageError
+
+# What an attempt writes anew; the files of the attempts before it are kept in run_0, run_1 ...
+_ATTEMPT_FILES = ("log.txt", "provenance.json")
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """The directory of one run."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config; given back, it composes the same run."""
+        return self.root / "config.yaml"
+
+    @property
+    def overrides(self) -> Path:
+        """The Hydra overrides that made the config."""
+        return self.root / "overrides.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        """Where the run comes from: code, packages, hardware, seed, command, data."""
+        return self.root / "provenance.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The directory of the checkpoints."""
+        return self.root / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """The record of all metrics, one JSON object a line."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What the run said."""
+        return self.root / "log.txt"
+
+    @property
+    def samples(self) -> Path:
+        """The directory of sample outputs."""
+        return self.root / "samples"
+
+    def make(self) -> None:
+        """Make the directory, and find out now whether it can be written.
+
+        Raises:
+            StorageError: it cannot be made or written.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root) as probe:
+                probe.write(b"0")
+                probe.flush()
+        except OSError as error:
+            raise StorageError(
+                f"run directory {self.root} cannot be written: {error.strerror or error}; set exp_manager.exp_dir"
+            ) from error
+
+    def set_aside(self, *names: str) -> Path | None:
+        """Move files of an earlier attempt (its log and provenance unless named) to the next run_N; return it."""
+        earlier = [self.root / name for name in names or _ATTEMPT_FILES if (self.root / name).exists()]
+        if not earlier:
+            return None
+        taken = [int(p.name[4:]) for p in self.root.glob("run_*") if p.name[4:].isdigit()]
+        target = self.root / f"run_{max(taken, default=-1) + 1}"
+        target.mkdir()
+        for path in earlier:
+            os.replace(path, target / path.name)
+        return target
+
+
+def next_version(parent: Path) -> str:
+    """Return the first free ``version_N`` after all that are in ``parent``."""
+    taken = [int(p.name[8:]) for p in parent.glob("version_*") if p.name[8:].isdigit()]
+    return f"version_{max(taken, default=-1) + 1}"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small file so that a reader sees the old one or the new one, never half of it.
+
+    Raises:
+        StorageError: it cannot be written; the old one is untouched.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise StorageError(
+            f"{path} cannot be written: {error.strerror or error}; free space or fix its rights"
+        ) from error

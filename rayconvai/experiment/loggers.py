@@ -1,0 +1,251 @@
+"""TensorBoard and Weights & Biases, neither of which may stop a training."""
+
+from __future__ import annotations
+
+import logging
+import netrc
+import os
+import time
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from inspect import signature
+from pathlib import Path
+from typing import Any, ClassVar
+
+import wandb
+import yaml
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
+from tensorboardX.writer import FileWriter
+from typing_extensions import override
+
+from rayconvai.errors import nearest
+from rayconvai.experiment.options import OptionError
+
+log = logging.getLogger(__name__)
+
+
+class RunTensorBoardLogger(TensorBoardLogger):
+    """Lightning's logger, always by tensorboardX, into the run's directory itself.
+
+    Raises:
+        OptionError: an argument that the SummaryWriter does not have.
+    """
+
+    def __init__(self, directory: Path, writer_kwargs: Mapping[str, Any]) -> None:
+        _check_kwargs("summary_writer_kwargs", writer_kwargs, SummaryWriter)
+        super().__init__(save_dir=directory, name="", version="", default_hp_metric=False, **writer_kwargs)
+        self.purge_step: int | None = None
+        """What was written for this step and later, by an attempt that was killed, is hidden."""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The SummaryWriter."""
+        if self._experiment is None:
+            self._experiment = _Writer(self.log_dir, **{"purge_step": self.purge_step, **self._kwargs})
+        return self._experiment
+
+    @property
+    @override
+    def log_dir(self) -> str:
+        return str(self._root_dir)
+
+    @override
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
+        """Show the config under Text, as YAML."""
+        self.experiment.add_text("config", f"```yaml\n{_yaml(params)}\n```")
+
+    @rank_zero_only
+    def log_samples(self, samples: Sequence[Mapping[str, Any]], step: int) -> None:
+        """Show sample outputs of the model under Text, as a table."""
+        self.experiment.add_text("samples", _table(samples), step)
+
+    @override
+    @rank_zero_only
+    def save(self) -> None:
+        if self._experiment is not None:
+            self._experiment.flush()
+
+    @override
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        # Lightning finalizes after fit and again after test: only flush here; close() ends it.
+        self.save()
+
+    def close(self) -> None:
+        """Close the event file; what is logged afterwards goes to a new one."""
+        if self._experiment is not None:
+            self._experiment.close()
+            self._experiment = None
+
+
+class RunWandbLogger(WandbLogger):
+    """Lightning's logger; offline where there is no key, and when the server cannot be had.
+
+    Raises:
+        OptionError: name or project is missing, or an argument does not exist.
+    """
+
+    _open_run: ClassVar[Any] = None
+
+    def __init__(self, directory: Path, kwargs: Mapping[str, Any]) -> None:
+        missing = [key for key in ("name", "project") if kwargs.get(key) is None]
+        if missing:
+            raise OptionError(f"exp_manager.wandb_logger_kwargs needs {' and '.join(missing)}")
+        _check_kwargs("wandb_logger_kwargs", kwargs, WandbLogger, wandb.init)
+        offline = bool(kwargs.get("offline")) or os.environ.get("WANDB_MODE") in ("offline", "dryrun")
+        if not offline and os.environ.get("WANDB_MODE") != "disabled" and not _has_key():
+            log.info("W&B: no API key, so the run is kept offline in %s/wandb; `wandb sync` sends it", directory)
+            offline = True
+        # wandb makes a directory `wandb` below; Lightning's `offline` would set an environment variable for good.
+        mode = {"mode": "offline"} if offline else {}
+        given = {key: value for key, value in kwargs.items() if key != "offline"}
+        super().__init__(save_dir=str(directory), **{**given, **mode})
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The W&B run."""
+        if self._experiment is not None:
+            return self._experiment
+        if wandb.run is not None and wandb.run is RunWandbLogger._open_run:
+            # The run before in this process was not closed; Lightning would log into it.
+            wandb.finish()
+        try:
+            run = super().experiment
+        except (wandb.Error, OSError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            log.warning("W&B cannot be had (%s); the run is kept offline in %s/wandb", reason, self.save_dir)
+            self._wandb_init["mode"] = "offline"
+            run = super().experiment
+        RunWandbLogger._open_run = run
+        return run
+
+    @override
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        try:
+            super().log_metrics(metrics, step)
+        except (wandb.Error, OSError) as error:
+            log.warning("W&B did not take the metrics of step %s: %s", step, error)
+
+    @rank_zero_only
+    def log_samples(self, samples: Sequence[Mapping[str, Any]], step: int) -> None:
+        """Show sample outputs of the model as a table."""
+        if samples:
+            self.log_text("samples", columns=list(samples[0]), data=[list(map(str, s.values())) for s in samples])
+
+    def close(self) -> None:
+        """End the W&B run; its files are complete then."""
+        if self._experiment is not None:
+            self._experiment.finish()
+            self._experiment = None
+
+
+class _Writer(SummaryWriter):
+    """tensorboardX writes from a thread through a queue: when the disk is full the thread dies and the queue blocks
+    the training for ever. Events are small, so this one writes them at once."""
+
+    def _get_file_writer(self) -> FileWriter:
+        if self.file_writer is None:
+            self.file_writer = _SameThreadFileWriter(self.logdir, self._filename_suffix)
+            self.all_writers = {self.logdir: self.file_writer}
+            if self.purge_step is not None:
+                start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+                self.file_writer.add_event(event_pb2.Event(step=self.purge_step, session_log=start))
+                self.purge_step = None
+        return self.file_writer
+
+
+class _SameThreadFileWriter(FileWriter):
+    def __init__(self, logdir: str, suffix: str) -> None:
+        self.event_writer = _Events(logdir, suffix)
+        self._default_metadata: dict[str, Any] = {}
+
+
+class _Events:
+    """Writes events to one file; a failure is said once, and the training goes on without."""
+
+    def __init__(self, logdir: str, suffix: str) -> None:
+        self._logdir = logdir
+        # tensorboardX names files by the second: two attempts in one second would share a file.
+        suffix = f".{time.time_ns()}.{os.getpid()}{suffix}"
+        self._writer: EventsWriter | None = None
+        try:
+            os.makedirs(logdir, exist_ok=True)
+            self._writer = EventsWriter(os.path.join(logdir, "events"), suffix)
+        except OSError as error:
+            self._give_up(error)
+
+    def get_logdir(self) -> str:
+        return self._logdir
+
+    def add_event(self, event: Any) -> None:
+        if self._writer is not None:
+            try:
+                self._writer.write_event(event)
+            except OSError as error:
+                self._give_up(error)
+
+    def flush(self) -> None:
+        if self._writer is not None:
+            try:
+                # Not the writer's own flush, which waits for the disk at every call.
+                self._writer._py_recordio_writer._writer.flush()
+            except OSError as error:
+                self._give_up(error)
+
+    def close(self) -> None:
+        self.flush()
+        if self._writer is not None:
+            self._writer._py_recordio_writer.close()
+            self._writer = None
+
+    def _give_up(self, error: OSError) -> None:
+        self._writer = None
+        log.warning("TensorBoard events cannot be written to %s (%s); training goes on without", self._logdir, error)
+
+
+def _has_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("://")[-1].split("/")[0]
+    try:
+        return netrc.netrc(path).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _check_kwargs(option: str, kwargs: Mapping[str, Any], *targets: Any) -> None:
+    names = {name for target in targets for name in signature(target).parameters if name not in ("self", "kwargs")}
+    for key in kwargs:
+        if key not in names:
+            raise OptionError(f"exp_manager.{option} has no option {key}{nearest(key, names)}")
+
+
+def _yaml(params: dict[str, Any] | Namespace) -> str:
+    plain = vars(params) if isinstance(params, Namespace) else params
+    return yaml.safe_dump(_plain(plain), sort_keys=False, allow_unicode=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def _table(samples: Sequence[Mapping[str, Any]]) -> str:
+    if not samples:
+        return ""
+    columns = list(samples[0])
+    rows = [columns, ["---"] * len(columns), *([str(sample[c]) for c in columns] for sample in samples)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

@@ -1,0 +1,254 @@
+"""The record of a run's metrics: metrics.jsonl, each step and epoch once, however often the run was stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from typing_extensions import override
+
+from rayconvai.errors import StorageError
+from rayconvai.experiment.interrupt import Interrupted
+from rayconvai.experiment.layout import RunLayout, write_atomically
+
+
+_OF_A_LINE = ("kind", "step", "epoch", "time")
+
+
+class MetricsRecord(Logger):
+    """A Lightning logger that writes one JSON object a line: ``kind``, ``step``, ``epoch``, ``time`` and the metrics.
+
+    Kinds: ``step`` (what each step logs; ``step`` counts from 0 as in all of Lightning's loggers), ``validation``,
+    ``epoch`` (one line for each epoch that ended, counted from 1, with all that is known at its end) and ``test``.
+    Whatever is not finite is null. Each line is on its way to the disk before the call returns.
+
+    Raises:
+        StorageError: the file cannot be written (when it is).
+    """
+
+    def __init__(self, layout: RunLayout) -> None:
+        super().__init__()
+        self.layout = layout
+        self.kind = "step"
+        self.epoch = 1
+        self.lines = dict.fromkeys(("epoch", "validation", "test"), 0)
+        """How many lines of these kinds there are."""
+        self.validated: dict[str, Any] = {}
+        """What the validations since the last epoch line logged."""
+        self.validation_names: set[str] = set()
+        self._file: IO[str] | None = None
+        self._last: dict[str, Any] = {}
+        self._last_at = 0
+
+    @property
+    @override
+    def name(self) -> str:
+        return self.layout.root.parent.name
+
+    @property
+    @override
+    def version(self) -> str:
+        return self.layout.root.name
+
+    @property
+    @override
+    def save_dir(self) -> str:
+        return str(self.layout.root)
+
+    @override
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        if self.kind == "validation":
+            self.validated.update(metrics)
+            self.validation_names.update(metrics)
+        self.write(metrics, step=0 if step is None else step)
+
+    @override
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing: config.yaml has them."""
+
+    @rank_zero_only
+    def log_samples(self, samples: Sequence[Mapping[str, Any]], step: int) -> None:
+        """Keep sample outputs of the model: samples/step-N.jsonl, one object a line."""
+        try:
+            self.layout.samples.mkdir(exist_ok=True)
+            lines = (json.dumps(dict(sample), ensure_ascii=False, default=str) + "\n" for sample in samples)
+            (self.layout.samples / f"step-{step:08d}.jsonl").write_text("".join(lines), encoding="utf-8")
+        except OSError as error:
+            raise _not_written(self.layout.samples, error) from error
+
+    def write(self, metrics: Mapping[str, Any], *, step: int) -> None:
+        """Write a line, or add to the last one if that is of the same kind, step and epoch."""
+        line = {"kind": self.kind, "step": step, "epoch": self.epoch, "time": round(time.time(), 3)}
+        same = all(self._last.get(key) == line[key] for key in ("kind", "step", "epoch"))
+        line = {**(self._last if same else {}), **line}
+        # A metric logged by step and by epoch gets Lightning's suffixes; the kind of the line says the same.
+        suffix = "_step" if self.kind == "step" else "_epoch"
+        named = {name.removesuffix(suffix): value for name, value in metrics.items() if name not in _OF_A_LINE}
+        line.update({name: _number(value) for name, value in named.items()})
+        try:
+            file = self._open()
+            if same:
+                file.seek(self._last_at)
+                file.truncate()
+            self._last, self._last_at = line, file.tell()
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            if not same and self.kind in self.lines:
+                self.lines[self.kind] += 1
+        except OSError as error:
+            raise _not_written(self.layout.metrics, error) from error
+
+    def rewind(self, *, step: int, lines: Mapping[str, int]) -> None:
+        """Forget what came after a checkpoint: the run goes on from it and will write that again.
+
+        Args:
+            step: the step that comes next.
+            lines: ``self.lines`` as it was when the checkpoint was made.
+        """
+        self.close()
+        self.lines = dict.fromkeys(self.lines, 0)
+        kept = []
+        for line in read_metrics(self.layout.metrics):
+            kind = line["kind"]
+            if kind == "step" and line["step"] < step:
+                kept.append(line)
+            elif self.lines.get(kind, 0) < lines.get(kind, 0):
+                self.lines[kind] += 1
+                kept.append(line)
+        write_atomically(self.layout.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def close(self) -> None:
+        """Close the file; the next line opens it again."""
+        if self._file is not None:
+            self._file.close()
+        self._file, self._last = None, {}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this object has written to the file."""
+        return self._file is not None
+
+    def _open(self) -> IO[str]:
+        if self._file is None:
+            self._file = self.layout.metrics.open("a+", encoding="utf-8")
+            self._file.seek(0, os.SEEK_END)
+        return self._file
+
+
+class RecordEpochs(Callback):
+    """Tells the record what is being logged, writes the line of each epoch, and rewinds the record on resuming.
+
+    Must come before all other callbacks: what they log belongs to what it has announced.
+    """
+
+    def __init__(self, record: MetricsRecord) -> None:
+        self.record = record
+        self._step = 0
+        self._saved: dict[str, Any] | None = None
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self._step, "lines": dict(self.record.lines)}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._saved, self._step = state_dict, state_dict["step"]
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        if self._saved is not None:
+            self.record.rewind(step=self._saved["step"], lines=self._saved["lines"])
+            self._saved = None
+        elif not self.record.is_open:
+            self.record.layout.set_aside(self.record.layout.metrics.name)
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._announce(trainer, "step")
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self._announce(trainer, "step")
+
+    @override
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        epoch_loop = trainer.fit_loop.epoch_loop
+        self._step = epoch_loop._batches_that_stepped + (not epoch_loop._should_accumulate())
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._announce(trainer, "validation")
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._announce(trainer, "step")
+
+    @override
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._announce(trainer, "test")
+
+    @override
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._announce(trainer, "step")
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._announce(trainer, "epoch")
+        if not trainer.is_global_zero:
+            return
+        known = trainer.callback_metrics
+        trained = {
+            name: value
+            for name, value in known.items()
+            if name not in self.record.validation_names and not name.endswith(("_step", "_epoch"))
+        }
+        # What the module logs when its own epoch ends comes through the logger, and joins this line.
+        self.record.write({**trained, **self.record.validated}, step=max(self._step - 1, 0))
+        self.record.validated = {}
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        connector = trainer._logger_connector
+        if isinstance(exception, Interrupted) and connector._first_loop_iter is not None:
+            # Lightning logs a step after the hook that the interruption came from.
+            connector.update_train_step_metrics()
+
+    def _announce(self, trainer: Trainer, kind: str) -> None:
+        self.record.kind = kind
+        self.record.epoch = trainer.current_epoch + (trainer.state.fn == TrainerFn.FITTING)
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a metrics.jsonl; a torn last line, left by a kill, is passed over."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as file:
+        for text in file:
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:
+                continue
+            yield line
+
+
+def _number(value: Any) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _not_written(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"{path} cannot be written: {error.strerror or error}; free space or set exp_manager.exp_dir")

@@ -1,0 +1,97 @@
+"""Going on from a checkpoint: which one, and with which random states."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from typing_extensions import override
+
+from rayconvai.errors import CheckpointError, NotFoundError
+from rayconvai.experiment.options import ExpManagerConfig
+from rayconvai.experiment.storage import find_last
+
+
+def choose_checkpoint(config: ExpManagerConfig, directory: Path, *, set_aside: bool = True) -> Path | None:
+    """Return the checkpoint that a run goes on from, None to start anew.
+
+    Args:
+        config: the options.
+        directory: where the run's checkpoints lie.
+        set_aside: rename the damaged ones (one rank only may).
+
+    Raises:
+        NotFoundError: there is none, and resume_ignore_no_checkpoint is off.
+        CheckpointError: the run has ended, or it is not clear which checkpoint is the last.
+    """
+    if config.resume_if_exists:
+        _refuse_ended(config, directory)
+        if (last := find_last(directory, set_aside=set_aside)) is not None:
+            return last
+    if config.resume_from_checkpoint is not None:
+        given = Path(config.resume_from_checkpoint)
+        if not given.is_file():
+            raise NotFoundError(f"exp_manager.resume_from_checkpoint: no such file: {given}")
+        return given
+    if config.resume_if_exists and not config.resume_ignore_no_checkpoint:
+        raise NotFoundError(
+            f"no checkpoint to resume from in {directory}; set exp_manager.resume_ignore_no_checkpoint=true to start anew"
+        )
+    return None
+
+
+def _refuse_ended(config: ExpManagerConfig, directory: Path) -> None:
+    ended = sorted(directory.rglob("*end.ckpt"))
+    if ended and not config.resume_past_end:
+        raise CheckpointError(f"the run has ended ({ended[0]}); set exp_manager.resume_past_end=true to train on")
+    if len(ended) > 1:
+        raise CheckpointError(f"{directory} has {len(ended)} checkpoints of ended runs; move all but one away")
+
+
+class RandomStates(Callback):
+    """Keeps the random states of Python, NumPy and torch in each checkpoint, for every rank."""
+
+    def __init__(self) -> None:
+        self._saved: dict[str, Any] | None = None
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        mine = _states()
+        if not (dist.is_available() and dist.is_initialized()):
+            return {"ranks": [mine]}
+        ranks: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(ranks, mine)
+        return {"ranks": ranks}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._saved = state_dict
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._saved is not None and trainer.global_rank < len(self._saved["ranks"]):
+            _restore(self._saved["ranks"][trainer.global_rank])
+        self._saved = None
+
+
+def _states() -> dict[str, Any]:
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+    }
+
+
+def _restore(states: dict[str, Any]) -> None:
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"].cpu())
+    if states["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"].cpu())

@@ -1,0 +1,248 @@
+"""Checkpoint files: written whole or not at all, and verified when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import pickle
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from rayconvai.errors import CheckpointError, StorageError
+
+log = logging.getLogger(__name__)
+
+SUFFIX = ".ckpt"
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What is known of a checkpoint file without reading it."""
+
+    sha256: str
+    bytes: int
+    step: int
+    """Optimizer steps taken."""
+    epoch: int
+    time: float
+    """When it was written: seconds since 1970."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint aside, syncs it and renames it; a stamp with its checksum lies beside it."""
+
+    def save_checkpoint(self, checkpoint: Mapping[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write ``checkpoint`` to ``path``.
+
+        Raises:
+            StorageError: it cannot be written; nothing is left of it and older checkpoints are untouched.
+        """
+        path = Path(path)
+        aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            digest, size = _write(checkpoint, aside)
+            stamp = Stamp(
+                sha256=digest,
+                bytes=size,
+                step=int(checkpoint.get("global_step", 0)),
+                epoch=int(checkpoint.get("epoch", 0)),
+                time=time.time(),
+            )
+            # The stamp goes first: a kill between the two renames then leaves the file before, whose stamp stays
+            # second in the list, or no file at all.
+            _write_stamps(path, [stamp, *read_stamps(path)[:1]])
+            os.replace(aside, path)
+            _sync_directory(path.parent)
+        except OSError as error:
+            if not path.exists():
+                _stamp_path(path).unlink(missing_ok=True)
+            raise StorageError(
+                f"checkpoint {path.name} cannot be written in {path.parent}: {error.strerror or error}; "
+                "free space there or set exp_manager.exp_dir; earlier checkpoints are untouched"
+            ) from error
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Callable[..., Any] | None = lambda storage, _: storage,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Read a checkpoint after verifying it.
+
+        Raises:
+            CheckpointError: it does not exist, or is damaged.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise CheckpointError(f"checkpoint not found: {path}")
+        if (problem := damage(path)) is not None:
+            raise CheckpointError(f"checkpoint {path} is damaged: {problem}; move it away to use the one before")
+        if weights_only is None:
+            # Ours hold what callbacks and models put there, and never leave the run's directory.
+            weights_only = not read_stamps(path)
+        try:
+            checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=weights_only)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(f"checkpoint {path} cannot be read: {reason}") from error
+        return checkpoint
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a checkpoint and its stamp."""
+        super().remove_checkpoint(path)
+        _stamp_path(Path(path)).unlink(missing_ok=True)
+
+
+def damage(path: Path) -> str | None:
+    """Say what is wrong with a checkpoint file; None if nothing, or if it has no stamp to hold it against."""
+    stamps = read_stamps(path)
+    if not stamps:
+        return None
+    size = path.stat().st_size
+    if all(size != stamp.bytes for stamp in stamps):
+        return f"it has {size} bytes, {stamps[0].bytes} were written"
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    if all(digest.hexdigest() != stamp.sha256 for stamp in stamps):
+        return "its checksum is not that of what was written"
+    return None
+
+
+def find_last(directory: str | Path, *, set_aside: bool = True) -> Path | None:
+    """Return the newest good checkpoint in a directory, None if there is none.
+
+    A damaged one is passed over with a warning, and renamed to ``*.damaged`` if ``set_aside``.
+
+    Raises:
+        CheckpointError: two files are both called the last one and nothing tells which is newer.
+    """
+    found = sorted(_checkpoint_files(Path(directory)), key=_age, reverse=True)
+    for index, path in enumerate(found):
+        try:
+            problem = damage(path)
+        except OSError as error:
+            problem = error.strerror or str(error)
+        if problem is None:
+            _check_unambiguous(path, found[index + 1 :])
+            return path
+        log.warning("checkpoint %s is damaged (%s); set aside, the one before it is used", path, problem)
+        if set_aside:
+            os.replace(path, path.with_name(path.name + ".damaged"))
+            _stamp_path(path).unlink(missing_ok=True)
+    return None
+
+
+def steps_taken(path: Path) -> int:
+    """Return the optimizer steps that a checkpoint's stamp, or else its name, speaks of; 0 if neither does."""
+    stamps = read_stamps(path)
+    named = re.search(r"step=(\d+)", path.name)
+    return stamps[0].step if stamps else int(named[1]) if named else 0
+
+
+def read_stamps(path: Path) -> list[Stamp]:
+    """Return the stamps of a checkpoint file, newest first; none for a file that others wrote."""
+    try:
+        return [Stamp(**entry) for entry in json.loads(_stamp_path(path).read_text())]
+    except FileNotFoundError:
+        return []
+    except (ValueError, TypeError):
+        log.warning("the stamp of checkpoint %s cannot be read; the checkpoint is taken unverified", path)
+        return []
+
+
+def remove_half_written(directory: Path) -> None:
+    """Remove what a killed writer left in a directory of checkpoints."""
+    for aside in directory.glob(f".*{SUFFIX}*.tmp"):
+        aside.unlink(missing_ok=True)
+
+
+def _checkpoint_files(directory: Path) -> list[Path]:
+    return [p for p in directory.rglob("*" + SUFFIX) if p.is_file() and not p.name.startswith(".")]
+
+
+def _age(path: Path) -> tuple[float, bool, str]:
+    stamps = read_stamps(path)
+    # Among files that others wrote, one called the last is newer than one kept for its score.
+    return (stamps[0].time if stamps else path.stat().st_mtime, path.stem.endswith("last"), path.name)
+
+
+def _check_unambiguous(path: Path, older: list[Path]) -> None:
+    rivals = [p for p in older if p.stem.endswith("last") and p.parent == path.parent and not read_stamps(p)]
+    if rivals and path.stem.endswith("last") and not read_stamps(path):
+        raise CheckpointError(
+            f"{path.parent} has several last checkpoints ({path.name}, {rivals[0].name}) and nothing tells which is "
+            "newer; move all but one away"
+        )
+
+
+class _HashingFile:
+    """A file that only grows, and knows the hash of what it was given."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _write(checkpoint: Mapping[str, Any], path: Path) -> tuple[str, int]:
+    with path.open("wb") as file:
+        hashing = _HashingFile(file)
+        try:
+            torch.save(checkpoint, hashing)
+        except RuntimeError as error:
+            # torch's zip writer hides a failed write behind an error of its own.
+            raise hashing.error or error from error
+        file.flush()
+        os.fsync(file.fileno())
+        return hashing.digest.hexdigest(), file.tell()
+
+
+def _stamp_path(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def _write_stamps(path: Path, stamps: list[Stamp]) -> None:
+    target = _stamp_path(path)
+    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("w") as file:
+            json.dump([asdict(stamp) for stamp in stamps], file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, target)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
