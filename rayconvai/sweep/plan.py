@@ -1,0 +1,283 @@
+"""A sweep is checked whole before it starts: nothing is trained, and every fault is found with the value that made it.
+
+Each value of every choice and both ends of every range are composed on their own, then the points that the searcher
+will propose (all of a grid) and the two joint corners. Each is checked against the schema, and its model is built on
+the meta device (without memory) and its module graph type-checked. A value that cannot work is an error; so is a
+whole space that cannot. Single points that cannot work are only named: in the sweep they will end as infeasible.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
+
+from rayconvai.config.compose import Composer
+from rayconvai.core.build import build
+from rayconvai.core.data_module import DataModule
+from rayconvai.core.model import Model, build_model
+from rayconvai.errors import ConfigError, RayconvaiError, SweepError, nearest
+from rayconvai.sweep.domains import Domain, Fixed, Point, Value
+from rayconvai.sweep.search import build_searcher
+from rayconvai.sweep.space import parse_domain, quote, to_overrides
+from rayconvai.sweep.spec import SweepFile
+
+MOST_POINTS = 1000
+"""Of a larger grid only so many points are checked."""
+SAMPLES = 16
+"""So many points are checked where a search has no end."""
+_OVERRIDE = re.compile(r"^override '.*?': ")
+
+
+@dataclass(frozen=True)
+class PlannedPoint:
+    point: Point
+    parameters: int | None
+    """The model's weights; None if the point cannot work."""
+    problem: str = ""
+
+
+@dataclass
+class Plan:
+    """What is known of a sweep before it starts."""
+
+    space: dict[str, Domain]
+    points: list[PlannedPoint] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    """Each a line; with any of them the sweep must not start."""
+    warnings: list[str] = field(default_factory=list)
+    total: int | None = None
+    """How many trials the sweep will have."""
+    max_epochs: int = 0
+    composed: int = 0
+
+    def table(self, rows: int = 24) -> Table:
+        """Make the table of the points and their parameter counts."""
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("point", justify="right")
+        for key in self.space:
+            table.add_column(key, overflow="fold")
+        table.add_column("parameters", justify="right")
+        for number, planned in enumerate(self.points[:rows]):
+            values = [_short(planned.point[key]) for key in self.space]
+            table.add_row(str(number), *values, "infeasible" if planned.problem else f"{planned.parameters:,}")
+        if len(self.points) > rows:
+            table.add_row("...", f"{len(self.points) - rows} more")
+        return table
+
+
+def trial_overrides(file: SweepFile) -> list[str]:
+    """Return the overrides that all trials share; the file's own come last and so win."""
+    checkpoints = "exp_manager.checkpoint_callback_params"
+    return [
+        "exp_manager.resume_if_exists=true",
+        "exp_manager.resume_ignore_no_checkpoint=true",
+        f"{checkpoints}.monitor={quote(file.spec.metric.name)}",
+        f"{checkpoints}.mode={file.spec.metric.mode}",
+        *file.spec.overrides,
+    ]
+
+
+def plan_sweep(file: SweepFile) -> Plan:
+    """Check a sweep; faults are gathered in the plan, not raised."""
+    problems: list[str] = []
+    plan = Plan(_parse_space(file, problems), problems=problems)
+    spec = file.spec
+    try:
+        composer = Composer(spec.recipe, trial_overrides(file), [Path(path) for path in spec.config_dirs])
+        checker = _Checker(composer)
+        base = composer.compose()
+        _check_keys(file, plan, composer)
+        searcher = build_searcher(spec.search, plan.space, spec.metric.mode)
+    except SweepError as error:
+        plan.problems.append(f"{file.at('space')}: {error}")
+        return plan
+    except ConfigError as error:
+        plan.problems.append(f"{file.at(_guilty(str(error), file))}: {error}")
+        return plan
+    plan.total = min(filter(None, (searcher.total, spec.budget.trials)), default=None)
+    if plan.total is None and spec.budget.hours is None:
+        plan.problems.append(f"{file.at('budget')}: this search has no end; set budget.trials or budget.hours")
+    if plan.problems:
+        return plan
+    first = {key: domain.corners()[0] for key, domain in plan.space.items()}
+    _check_values(file, plan, checker, first)
+    if not plan.problems:
+        asked = (searcher.ask(number) for number in range(min(plan.total or SAMPLES, MOST_POINTS)))
+        _check_points(file, plan, checker, [point for point in asked if point is not None])
+    plan.max_epochs = checker.max_epochs
+    if not plan.problems:
+        _check_metric(file, plan, checker, base)
+    plan.composed = checker.composed
+    return plan
+
+
+def _parse_space(file: SweepFile, problems: list[str]) -> dict[str, Domain]:
+    space: dict[str, Domain] = {}
+    for key, expression in file.spec.space.items():
+        try:
+            space[key] = parse_domain(expression)
+        except SweepError as error:
+            problems.append(f"{file.at(f'space.{key}')}: space key '{key}': {error}")
+    return space
+
+
+def _check_keys(file: SweepFile, plan: Plan, composer: Composer) -> None:
+    groups, keys = composer.groups(), composer.keys()
+    for key, domain in plan.space.items():
+        where = f"{file.at(f'space.{key}')}: space key '{key}'"
+        if key in groups:
+            for option in domain.corners():
+                if option not in groups[key]:
+                    hint = nearest(str(option), groups[key])
+                    plan.problems.append(
+                        f"{where}: the group has no option {option!r}{hint}; it has: {', '.join(groups[key])}"
+                    )
+        elif key not in keys and not _within_choice(key, plan.space):
+            hint = nearest(key, [*keys, *groups])
+            plan.problems.append(f"{where} does not exist in recipe {file.spec.recipe}{hint}")
+
+
+def _within_choice(key: str, space: Mapping[str, Domain]) -> bool:
+    """Tell whether a key may come with an option of a group that varies too; composing will say."""
+    return any(key.startswith(f"{other.replace('/', '.')}.") for other in space if other != key)
+
+
+def _check_values(file: SweepFile, plan: Plan, checker: _Checker, first: Point) -> None:
+    for key, domain in plan.space.items():
+        for value in domain.corners():
+            problem = checker.problem({key: value}) and checker.problem({**first, key: value})
+            if problem:
+                plan.problems.append(f"{file.at(f'space.{key}')}: {key}={quote(value)}: {problem}")
+
+
+def _check_points(file: SweepFile, plan: Plan, checker: _Checker, points: Sequence[Point]) -> None:
+    for point in points:
+        parameters, problem = checker.check(point)
+        plan.points.append(PlannedPoint(point, parameters, problem))
+    joint = [{key: domain.corners()[side] for key, domain in plan.space.items()} for side in (0, -1)]
+    seen: dict[str, list[Point]] = {}
+    for point in [*points, *(point for point in joint if point not in points)]:
+        _, problem = checker.check(point)
+        if problem:
+            seen.setdefault(problem, []).append(point)
+    for problem, bad in seen.items():
+        varied = {key: value for key, value in bad[0].items() if not isinstance(plan.space[key], Fixed)}
+        more = f" (and {len(bad) - 1} more points)" if len(bad) > 1 else ""
+        plan.warnings.append(f"{file.at('space')}: cannot work: {', '.join(to_overrides(varied))}{more}: {problem}")
+    if plan.points and all(planned.problem for planned in plan.points):
+        plan.problems.append(f"{file.at('space')}: no point that was tried can work: {plan.points[0].problem}")
+
+
+def _check_metric(file: SweepFile, plan: Plan, checker: _Checker, base: DictConfig) -> None:
+    spec = file.spec
+    if spec.metric.name not in checker.metric_names:
+        names = sorted(checker.metric_names)
+        hint = nearest(spec.metric.name, names)
+        plan.problems.append(
+            f"{file.at('metric.name')}: metric '{spec.metric.name}' is not logged by the model{hint}; "
+            f"it logs: {', '.join(names)}"
+        )
+    if spec.scheduler.name == "asha":
+        if not plan.max_epochs:
+            plan.problems.append(f"{file.at('scheduler')}: asha needs trainer.max_epochs; set it in overrides")
+        elif spec.scheduler.grace > plan.max_epochs:
+            plan.problems.append(
+                f"{file.at('scheduler.grace')}: scheduler.grace is {spec.scheduler.grace}, more than the "
+                f"{plan.max_epochs} epochs of trainer.max_epochs; nothing could ever be stopped"
+            )
+
+
+class _Checker:
+    """Composes points and builds their models, each distinct part once."""
+
+    def __init__(self, composer: Composer) -> None:
+        self.composer = composer
+        self.metric_names: set[str] = set()
+        self.max_epochs = 0
+        self.composed = 0
+        self._checked: dict[str, tuple[int | None, str]] = {}
+        self._models: dict[str, tuple[int | None, str]] = {}
+        self._assets: dict[str, dict[str, Any]] = {}
+
+    def problem(self, point: Point) -> str:
+        return self.check(point)[1]
+
+    def check(self, point: Point) -> tuple[int | None, str]:
+        """Return the number of weights, and what is wrong (empty: nothing)."""
+        overrides = to_overrides(point)
+        name = "\n".join(sorted(overrides))
+        if name not in self._checked:
+            self._checked[name] = self._check(overrides)
+        return self._checked[name]
+
+    def _check(self, overrides: Sequence[str]) -> tuple[int | None, str]:
+        self.composed += 1
+        try:
+            config = self.composer.compose(overrides)
+            assets = self._build_assets(config)
+        except RayconvaiError as error:
+            return None, _OVERRIDE.sub("", str(error))
+        self.max_epochs = max(self.max_epochs, config.trainer.max_epochs or 0)
+        name = _name(config.model, config.tokenizer, config.data)
+        if name not in self._models:
+            self._models[name] = self._build_model(config, assets)
+        return self._models[name]
+
+    def _build_assets(self, config: DictConfig) -> dict[str, Any]:
+        """Prepare the data and train the tokenizer, as a run would, once for each config of the two."""
+        name = _name(config.data, config.tokenizer)
+        if name not in self._assets:
+            data = build(config.data, seed=config.seed)
+            if not isinstance(data, DataModule):
+                raise ConfigError(f"data._target_ is {type(data).__name__}, which is not a rayconvai DataModule")
+            data.prepare()
+            tokenizer = None if config.tokenizer is None else build(config.tokenizer, texts=data.texts())
+            self._assets[name] = {} if tokenizer is None else {"tokenizer": tokenizer}
+        return self._assets[name]
+
+    def _build_model(self, config: DictConfig, assets: dict[str, Any]) -> tuple[int | None, str]:
+        try:
+            model = _meta_model(config.model, assets)
+        except (RayconvaiError, ValueError, TypeError, RuntimeError, AssertionError) as error:
+            return None, " ".join(str(error).split()) or type(error).__name__
+        self.metric_names |= set(model.metric_names)
+        return sum(weights.numel() for weights in model.parameters()), ""
+
+
+def _meta_model(node: DictConfig, assets: dict[str, Any]) -> Model:
+    try:
+        with torch.device("meta"):
+            return build_model(node, **assets)
+    except (NotImplementedError, RuntimeError) as error:
+        if "meta" not in str(error) or isinstance(error, RayconvaiError):
+            raise
+        # A module that looks at the values of its buffers can only be built for real.
+        return build_model(node, **assets)
+
+
+def _name(*nodes: Any) -> str:
+    plain = [OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node for node in nodes]
+    return json.dumps(plain, sort_keys=True, default=str)
+
+
+def _guilty(message: str, file: SweepFile) -> str:
+    """Return the key of the file that a base config's error comes from."""
+    return "overrides" if any(repr(line) in message for line in file.spec.overrides) else "recipe"
+
+
+def _short(value: Value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def iter_lines(plan: Plan) -> Iterator[str]:
+    """Yield what the dry run says below its table."""
+    trials = f"{plan.total} trials" if plan.total else "trials until the time is over"
+    yield f"{trials}; {plan.composed} points composed and checked, {len(plan.points)} shown by the search"

@@ -1,0 +1,278 @@
+"""The sweep file: what varies, how it is searched, and what it may cost.
+
+A file is read with the line of every key, so that whatever is wrong with it is said as ``sweeps/asr.yaml:14: ...``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from rayconvai.errors import SweepError, nearest
+
+Scalar = str | int | float | bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSpec:
+    name: str = "val_loss"
+    """A metric that the model logs at each validation."""
+    mode: Literal["min", "max"] = "min"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSpec:
+    name: Literal["random", "grid", "optuna"] = "optuna"
+    """optuna is its TPE sampler."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulerSpec:
+    name: Literal["none", "asha"] = "asha"
+    grace: int = 1
+    """Epochs that every trial may have before it can be stopped."""
+    reduction: float = 3
+    """Of the trials that reach a rung, one in so many goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetSpec:
+    trials: int | None = None
+    """None: all points of a grid."""
+    hours: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourcesSpec:
+    """What one trial takes."""
+
+    cpus: float = 1
+    gpus: float = 0
+    """May be a fraction: several trials then share a device."""
+    concurrent: int | None = None
+    """The most trials at once; None: as many as the cluster holds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSpec:
+    """A whole sweep file."""
+
+    name: str
+    recipe: str
+    space: dict[str, Scalar]
+    """Config key or config group -> an expression of the grammar in space.py, or one fixed value."""
+    metric: MetricSpec
+    overrides: list[str] = field(default_factory=list)
+    config_dirs: list[str] = field(default_factory=list)
+    """Where recipes and groups are looked for, besides rayconvai's own."""
+    search: SearchSpec = field(default_factory=SearchSpec)
+    scheduler: SchedulerSpec = field(default_factory=SchedulerSpec)
+    budget: BudgetSpec = field(default_factory=BudgetSpec)
+    resources: ResourcesSpec = field(default_factory=ResourcesSpec)
+    storage: str = "runs"
+    max_retries: int = 2
+    """How often a trial whose process or node died is started again."""
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.storage).expanduser().absolute() / self.name
+
+
+@dataclass(frozen=True)
+class SweepFile:
+    """A spec and where each of its keys stands."""
+
+    path: str
+    spec: SweepSpec
+    places: dict[str, str]
+    """Dotted key -> ``file:line`` or ``command line``; space keys as ``space.<key>``."""
+
+    def at(self, key: str) -> str:
+        """Where a key stands; for one that the file leaves out, its parent or the file."""
+        while key and key not in self.places:
+            key = key.rpartition(".")[0]
+        return self.places[key] if key else self.path
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as OmegaConf reads it: ``1e-4`` is a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d[\d_]*(?:\.[\d_]*)?|\.\d[\d_]*)(?:[eE][-+]?\d+)$"),
+    list("-+0123456789."),
+)
+
+
+def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepFile:
+    """Read a sweep file; ``overrides`` (``budget.trials=4``, ``space.optim.lr=...``) change any of its keys.
+
+    Raises:
+        SweepError: no such file, no YAML, an unknown key, or a value of the wrong type; with file and line.
+    """
+    tree, places = _read(Path(path))
+    for override in overrides:
+        _override(tree, places, override)
+    file = SweepFile(str(path), _convert(SweepSpec, tree, "", places, str(path)), places)
+    _check(file)
+    return file
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SweepError(f"sweep file {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    places: dict[str, str] = {}
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if not isinstance(node, yaml.MappingNode):
+            raise SweepError(f"{path}: a sweep file is a mapping of keys (name, recipe, space, metric, ...)")
+        _collect_places(node, "", str(path), places)
+        tree: dict[str, Any] = loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        hint = " (inside {...} an expression with commas needs quotes)" if "flow" in str(error.context) else ""
+        raise SweepError(f"{path}:{line}: not valid YAML: {error.problem}{hint}") from error
+    return tree, places
+
+
+def _collect_places(node: yaml.MappingNode, prefix: str, path: str, places: dict[str, str]) -> None:
+    seen: set[str] = set()
+    for key_node, value_node in node.value:
+        place = f"{path}:{key_node.start_mark.line + 1}"
+        key = str(key_node.value)
+        if key in seen:
+            raise SweepError(f"{place}: key '{prefix}{key}' stands twice")
+        seen.add(key)
+        places[prefix + key] = place
+        # Keys below space are config keys: dotted names of their own, not a tree.
+        if isinstance(value_node, yaml.MappingNode) and prefix != "space.":
+            _collect_places(value_node, f"{prefix}{key}.", path, places)
+
+
+def _override(tree: dict[str, Any], places: dict[str, str], override: str) -> None:
+    key, equals, text = override.partition("=")
+    key = key.strip().lstrip("+")
+    where = f"command line: '{override}'"
+    if key.startswith("~") and not equals:
+        parent, name = _parent(tree, key[1:], where)
+        if name not in parent:
+            raise SweepError(f"{where}: there is no key '{key[1:]}' to remove{nearest(name, parent)}")
+        del parent[name]
+        return
+    if not equals or not key:
+        raise SweepError(f"{where} is not of the form KEY=VALUE (or ~KEY)")
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise SweepError(f"{where}: the value is not valid YAML; quote it") from error
+    parent, name = _parent(tree, key, where)
+    parent[name] = value
+    places[key] = where
+
+
+def _parent(tree: dict[str, Any], key: str, where: str) -> tuple[dict[str, Any], str]:
+    head, dot, rest = key.partition(".")
+    if not dot:
+        return tree, key
+    parent = tree.setdefault(head, {})
+    if not isinstance(parent, dict):
+        raise SweepError(f"{where}: '{head}' has no keys below it")
+    return parent, rest
+
+
+def _convert(kind: Any, value: Any, key: str, places: dict[str, str], path: str) -> Any:
+    """Check ``value`` against a dataclass tree's types; no silent conversions but int -> float."""
+    if is_dataclass(kind):
+        return _convert_section(kind, value, key, places, path)
+    where = _where(key, places, path)
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        if value not in args:
+            raise SweepError(f"{where}: {key} is {value!r}, not one of {', '.join(args)}{nearest(str(value), args)}")
+        return value
+    if origin in (Union, UnionType):
+        if value is None and type(None) in args:
+            return None
+        if len(args) == 2 and type(None) in args:
+            return _convert(next(arg for arg in args if arg is not type(None)), value, key, places, path)
+        if type(value) in args:
+            return value
+        hint = "; write choice(...) for values to choose from" if isinstance(value, list) else ""
+        raise SweepError(f"{where}: {key} is {value!r}, not an expression or a plain value{hint}")
+    if origin is list and isinstance(value, list):
+        return [_convert(args[0], item, key, places, path) for item in value]
+    if origin is dict and isinstance(value, dict):
+        return {str(name): _convert(args[1], item, f"{key}.{name}", places, path) for name, item in value.items()}
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is kind:
+        return value
+    raise SweepError(f"{where}: {key} is {value!r}, not {_NAMES.get(origin or kind, kind)}")
+
+
+_NAMES: dict[Any, str] = {
+    int: "an integer", float: "a number", str: "a text", bool: "true or false", list: "a list", dict: "a mapping",
+}  # fmt: skip
+
+
+def _convert_section(kind: Any, value: Any, key: str, places: dict[str, str], path: str) -> Any:
+    where = _where(key, places, path)
+    if not isinstance(value, dict):
+        raise SweepError(f"{where}: {key} is {value!r}, not a mapping of {', '.join(f.name for f in fields(kind))}")
+    hints = get_type_hints(kind)
+    prefix = f"{key}." if key else ""
+    for name in value:
+        if name not in hints:
+            raise SweepError(
+                f"{_where(f'{prefix}{name}', places, path)}: unknown key '{prefix}{name}'{nearest(str(name), hints)}"
+            )
+    for item in fields(kind):
+        if item.name not in value and item.default is MISSING and item.default_factory is MISSING:
+            raise SweepError(f"{where}: key '{prefix}{item.name}' is missing")
+    return kind(**{name: _convert(hints[name], item, f"{prefix}{name}", places, path) for name, item in value.items()})
+
+
+def _where(key: str, places: dict[str, str], path: str) -> str:
+    while key and key not in places:
+        key = key.rpartition(".")[0]
+    return places[key] if key else path
+
+
+def _check(file: SweepFile) -> None:
+    """What the types cannot say."""
+    spec = file.spec
+    if not re.fullmatch(r"[\w][\w.-]*", spec.name):
+        raise SweepError(f"{file.at('name')}: name {spec.name!r} is to be a directory: letters, digits, '-', '_', '.'")
+    if not spec.space:
+        raise SweepError(f"{file.at('space')}: space is empty; name at least one key that varies")
+    bounds: list[tuple[str, float | None, float]] = [
+        ("budget.trials", spec.budget.trials, 1),
+        ("resources.concurrent", spec.resources.concurrent, 1),
+        ("resources.gpus", spec.resources.gpus, 0),
+        ("scheduler.grace", spec.scheduler.grace, 1),
+        ("max_retries", spec.max_retries, 0),
+    ]
+    for key, value, low in bounds:
+        if value is not None and value < low:
+            raise SweepError(f"{file.at(key)}: {key} is {value:g}, less than {low:g}")
+    above: list[tuple[str, float | None, float]] = [
+        ("budget.hours", spec.budget.hours, 0),
+        ("resources.cpus", spec.resources.cpus, 0),
+        ("scheduler.reduction", spec.scheduler.reduction, 1),
+    ]
+    for key, value, low in above:
+        if value is not None and not value > low:
+            raise SweepError(f"{file.at(key)}: {key} is {value:g}; it must be more than {low:g}")
+    if "://" in spec.storage:
+        raise SweepError(f"{file.at('storage')}: storage {spec.storage} is a bucket; use a local or NFS path")
