@@ -25,6 +25,9 @@ T = typing.TypeVar("T")
 class UnknownKeyError(ConfigError, ConfigKeyError):
     """A key that the named part does not take; caught as OmegaConf's error too, as NeMo's users do."""
 
+    def __init__(self, message: str) -> None:
+        ConfigKeyError.__init__(self, message)
+
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config section as a dict of its own, interpolations resolved."""
