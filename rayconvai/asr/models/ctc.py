@@ -1,0 +1,229 @@
+"""Recognition by CTC: features, an encoder, and the best token of each frame."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self, override
+
+from rayconvai.asr.ctc import CTCDecoder, CTCLoss, FrameRate
+from rayconvai.asr.dataset import SpeechBatch, SpeechDataset, audio_batch
+from rayconvai.asr.decoding.greedy import GreedyCTCDecoder
+from rayconvai.asr.encoder import Encoder
+from rayconvai.asr.features import LogMel
+from rayconvai.asr.metrics import WordErrorRate
+from rayconvai.asr.specaugment import SpecAugment
+from rayconvai.core import AudioSignal, LabelsType, LengthsType, LogprobsType, NeuralType, typecheck
+from rayconvai.core.build import build
+from rayconvai.core.model import Model
+from rayconvai.core.typecheck import trace
+from rayconvai.data.audio import read_audio
+from rayconvai.errors import InfeasibleError
+from rayconvai.tokenizers import Tokenizer, load_tokenizer
+
+NUM_SAMPLES = 6
+"""Transcripts shown after each validation."""
+_log = logging.getLogger("rayconvai")
+
+
+# B batch, S samples, T frames, V classes, U tokens
+class CTCModel(Model):
+    """A recognizer trained by CTC and read greedily.
+
+    Args:
+        preprocessor: audio to features.
+        encoder: features to encoded frames.
+        decoder: encoded frames to log-probabilities of the tokenizer's tokens and, last, the blank.
+        tokenizer: tokens to text.
+        spec_augment: masks on the features, in training.
+
+    Raises:
+        GraphError: the parts do not fit together.
+    """
+
+    metric_names = ("train_loss", "val_loss", "val_wer", "val_cer", "test_loss", "test_wer", "test_cer")
+
+    def __init__(
+        self,
+        *,
+        preprocessor: LogMel,
+        encoder: Encoder,
+        decoder: CTCDecoder,
+        tokenizer: Tokenizer,
+        spec_augment: SpecAugment | None = None,
+    ) -> None:
+        super().__init__()
+        self.preprocessor, self.encoder, self.decoder = preprocessor, encoder, decoder
+        self.tokenizer, self.spec_augment = tokenizer, spec_augment
+        self.loss = CTCLoss(blank_id=decoder.blank_id)
+        self.greedy = GreedyCTCDecoder(decoder.blank_id)
+        self.wer = nn.ModuleDict({stage: WordErrorRate() for stage in ("val", "test")})
+        self.cer = nn.ModuleDict({stage: WordErrorRate("character") for stage in ("val", "test")})
+        self._samples: list[dict[str, str]] = []
+        self.check_graph()
+
+    @classmethod
+    @override
+    def from_config(  # type: ignore[override]  # a model names its own nodes
+        cls,
+        *,
+        preprocessor: Mapping[str, Any],
+        encoder: Mapping[str, Any],
+        decoder: Mapping[str, Any],
+        tokenizer: Tokenizer,
+        spec_augment: Mapping[str, Any] | None = None,
+    ) -> Self:
+        front = build(preprocessor)
+        body = build(encoder, in_features=front.num_features)
+        head = build(decoder, in_features=body.out_features, num_classes=tokenizer.vocab_size + 1)
+        masks = None if spec_augment is None else build(spec_augment)
+        return cls(preprocessor=front, encoder=body, decoder=head, tokenizer=tokenizer, spec_augment=masks)
+
+    @property
+    def frame_rate(self) -> FrameRate:
+        """How many encoded frames an utterance gets."""
+        front = self.preprocessor
+        return FrameRate(front.sample_rate, front.hop_length, self.encoder.subsampling)
+
+    @cached_property
+    def input_types(self) -> dict[str, NeuralType]:
+        return self.preprocessor.input_types
+
+    @cached_property
+    def output_types(self) -> dict[str, NeuralType]:
+        return {
+            "log_probs": NeuralType(("B", "T", f"D:{self.decoder.num_classes}"), LogprobsType()),
+            "lengths": NeuralType(("B",), LengthsType()),
+        }
+
+    @typecheck()
+    def forward(self, *, audio: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities (B, T, V), float32, and their lengths (B,)."""
+        return self._recognize(audio, audio_lengths)
+
+    def _recognize(self, audio: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        features, lengths = self.preprocessor(audio=audio, audio_lengths=audio_lengths)
+        if self.spec_augment is not None:
+            features = self.spec_augment(features=features, lengths=lengths)
+        encoded, lengths = self.encoder(features=features, lengths=lengths)
+        return self.decoder(encoded=encoded), lengths
+
+    def step(
+        self, *, audio: Tensor, audio_lengths: Tensor, tokens: Tensor, token_lengths: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss, log-probabilities and their lengths: what training, validation and the graph check share."""
+        log_probs, lengths = self._recognize(audio, audio_lengths)
+        loss = self.loss(log_probs=log_probs, lengths=lengths, tokens=tokens, token_lengths=token_lengths)
+        return loss, log_probs, lengths
+
+    @override
+    def check_graph(self) -> None:
+        trace(
+            self.step,
+            audio=NeuralType(("B", "T"), AudioSignal(freq=self.preprocessor.sample_rate)),
+            audio_lengths=NeuralType(("B",), LengthsType()),
+            tokens=NeuralType(("B", "T"), LabelsType()),
+            token_lengths=NeuralType(("B",), LengthsType()),
+        )
+
+    @override
+    def training_step(self, batch: SpeechBatch, batch_idx: int) -> Tensor:
+        loss, _, lengths = self._step(batch)
+        if not torch.isfinite(loss):
+            raise InfeasibleError(self._explain(batch, lengths, float(loss)))
+        size = len(batch.audio_lengths)
+        self.log("train_loss", loss, batch_size=size, on_step=True, on_epoch=True, prog_bar=True, sync_dist=True)
+        return loss
+
+    @override
+    def validation_step(self, batch: SpeechBatch, batch_idx: int) -> None:
+        self._evaluate(batch, "val")
+
+    @override
+    def test_step(self, batch: SpeechBatch, batch_idx: int) -> None:
+        self._evaluate(batch, "test")
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        samples, self._samples = self._samples, []
+        if self.trainer.sanity_checking or not self.trainer.is_global_zero:
+            return
+        for sample in samples:
+            _log.info("epoch %d: %r was heard as %r", self.current_epoch + 1, sample["reference"], sample["hypothesis"])
+        for logger in self.loggers:
+            if hasattr(logger, "log_samples"):
+                logger.log_samples(samples, self.global_step)
+
+    @torch.inference_mode()
+    def transcribe(self, sounds: Sequence[str | Path | Tensor], batch_size: int = 16) -> list[str]:
+        """Return what is said in each sound.
+
+        Args:
+            sounds: files in any format that soundfile reads, or audio (S,) at the preprocessor's sample rate.
+            batch_size: how many are held and recognized at a time.
+
+        Raises:
+            DataError: a file that cannot be read.
+        """
+        training = self.training
+        self.eval()
+        texts: list[str] = []
+        for first in range(0, len(sounds), batch_size):
+            signals = [self._read(sound) for sound in sounds[first : first + batch_size]]
+            inputs = {name: tensor.to(self.device) for name, tensor in audio_batch(signals).items()}
+            texts.extend(map(self.tokenizer.decode, self.greedy(*self(**inputs))))
+        self.train(training)
+        return texts
+
+    @override
+    def save_assets(self, directory: Path) -> None:
+        self.tokenizer.save(directory / "tokenizer")
+
+    @classmethod
+    @override
+    def load_assets(cls, directory: Path) -> dict[str, Any]:
+        return {"tokenizer": load_tokenizer(directory / "tokenizer")}
+
+    def _step(self, batch: SpeechBatch) -> tuple[Tensor, Tensor, Tensor]:
+        audio, audio_lengths, tokens, token_lengths, _ = batch
+        return self.step(audio=audio, audio_lengths=audio_lengths, tokens=tokens, token_lengths=token_lengths)
+
+    def _evaluate(self, batch: SpeechBatch, stage: str) -> None:
+        loss, log_probs, lengths = self._step(batch)
+        hypotheses = [self.tokenizer.decode(ids) for ids in self.greedy(log_probs, lengths)]
+        references = [
+            self.tokenizer.decode(ids[:length].tolist())
+            for ids, length in zip(batch.tokens.cpu(), batch.token_lengths.tolist(), strict=True)
+        ]
+        size = len(references)
+        self.log(f"{stage}_loss", loss, batch_size=size, sync_dist=True)
+        for name, metrics in (("wer", self.wer), ("cer", self.cer)):
+            metric = metrics[stage]
+            metric.update(hypotheses, references)
+            self.log(f"{stage}_{name}", metric, batch_size=size, prog_bar=name == "wer")
+        for reference, hypothesis in zip(references[:2], hypotheses[:2], strict=True):
+            if stage == "val" and len(self._samples) < NUM_SAMPLES:
+                self._samples.append({"reference": reference, "hypothesis": hypothesis})
+
+    def _read(self, sound: str | Path | Tensor) -> Tensor:
+        if isinstance(sound, Tensor):
+            return sound
+        return read_audio(sound, sample_rate=self.preprocessor.sample_rate)
+
+    def _explain(self, batch: SpeechBatch, lengths: Tensor, loss: float) -> str:
+        rows = batch.indices.tolist()
+        dataset = getattr(self.trainer.train_dataloader, "dataset", None)
+        where = [dataset.manifest.where(row) if isinstance(dataset, SpeechDataset) else str(row) for row in rows]
+        optimizers = self.trainer.optimizers
+        rate = optimizers[0].param_groups[0]["lr"] if optimizers else None
+        shown = ", ".join(where[:3]) + (f" and {len(where) - 3} more" if len(where) > 3 else "")
+        return (
+            f"the training loss is {loss} at step {self.global_step} (lr {rate:.3g}), utterances {shown}; "
+            "lower optim.lr, warm up longer or clip gradients (trainer.gradient_clip_val)"
+        )
