@@ -1,0 +1,113 @@
+"""A loader whose exact position goes into checkpoints."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from multiprocessing.context import BaseContext
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from rayconvai.data.sampler import DurationBatchSampler
+from rayconvai.errors import RayconvaiError
+
+
+class StatefulLoader(DataLoader[Any]):
+    """A ``DataLoader`` that can be stopped after any batch and goes on with the next one.
+
+    Lightning keeps ``state_dict()`` of such a loader in its checkpoints and gives it back on resume. The state counts
+    batches handed out, not those that workers have prepared ahead. Nothing is drawn from the sampler before the first
+    batch is asked for, as Lightning makes the iterator before it sets the epoch. The global random state is not
+    touched, so it may be restored by others.
+
+    The dataset is given ``Draw`` indices: integers with the ``epoch`` they are drawn for.
+
+    Args:
+        dataset: indexed by number; it must be possible to pickle it if there are workers.
+        batch_sampler: says which utterances make a batch.
+        collate_fn: makes a batch of a list of items.
+        num_workers: processes that prepare batches; 0 prepares them here. Workers are started through a fork server
+            (forking a process that has threads, such as a Ray actor, can hang it) and kept from epoch to epoch.
+        prefetch_factor: batches that each worker prepares ahead.
+        pin_memory: put batches into page-locked memory, for fast copies to a GPU.
+
+    Raises (while iterating):
+        RayconvaiError: what the dataset raised, in a worker too.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        *,
+        batch_sampler: DurationBatchSampler,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        num_workers: int = 0,
+        prefetch_factor: int | None = None,
+        pin_memory: bool = False,
+    ) -> None:
+        self._plan = batch_sampler
+        super().__init__(
+            dataset,
+            batch_sampler=_Ahead(batch_sampler),
+            collate_fn=collate_fn,
+            num_workers=num_workers,
+            prefetch_factor=prefetch_factor if num_workers else None,
+            pin_memory=pin_memory,
+            persistent_workers=num_workers > 0,
+            multiprocessing_context=_context(dataset) if num_workers else None,
+            generator=torch.Generator().manual_seed(batch_sampler.seed),
+        )
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        # The body of a generator runs at the first next(): by then the epoch is known.
+        try:
+            for batch in super().__iter__():
+                self._plan.advance()
+                yield batch
+        except RayconvaiError as error:
+            raise _plain(error) from error
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sampler's state after the last batch that was handed out."""
+        return self._plan.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the next iteration begin where the state was taken.
+
+        Raises:
+            CheckpointError: it was taken with other utterances or settings.
+        """
+        self._plan.load_state_dict(state)
+
+
+class _Ahead(Sampler[list[int]]):
+    """The batches of a sampler, drawn without being counted: workers draw them ahead of their use."""
+
+    def __init__(self, plan: DurationBatchSampler) -> None:
+        self.sampler = plan  # where Lightning looks for set_epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        yield from self.sampler.begin()  # a generator: torch makes two iterators and uses one
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
+def _context(dataset: Dataset[Any]) -> BaseContext:
+    """Return a way to start workers that does not fork this process.
+
+    The fork server imports torch and the dataset's module once; workers then start at once.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", __name__, type(dataset).__module__])
+    return context
+
+
+def _plain(error: RayconvaiError) -> RayconvaiError:
+    """Return a worker's error in one line, without the worker's trace, which torch puts into the message."""
+    line = str(error).strip().rsplit("\n", 1)[-1]
+    return type(error)(line.removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: "))
