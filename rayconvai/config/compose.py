@@ -19,8 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 import rayconvai
 from rayconvai.config.check import check, complete, known_keys, nearest_full_key, run_defaults
-from rayconvai.config.overrides import parse, split
-from rayconvai.config.sources import explain, group_names, locate, recipes
+from rayconvai.config.overrides import Split, parse, split
+from rayconvai.config.sources import RUN_DEFAULTS, explain, group_names, locate, recipes
 from rayconvai.errors import ConfigError
 
 __all__ = ["Composer", "check", "compose", "config_root", "register"]
@@ -35,7 +35,7 @@ def config_root() -> Path:
 
 def register() -> None:
     """Put ``run_defaults`` into Hydra's ConfigStore: every key of a run, for recipes to begin with."""
-    ConfigStore.instance().store(name="run_defaults", node=run_defaults(), package="_global_", provider="rayconvai")
+    ConfigStore.instance().store(name=RUN_DEFAULTS, node=run_defaults(), package="_global_", provider="rayconvai")
 
 
 def compose(recipe: str, overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> DictConfig:
@@ -69,7 +69,7 @@ class Composer:
         Raises:
             ConfigError: what is wrong, by file and line or override, with the nearest right name.
         """
-        lines = split((*self.overrides, *overrides), self._options)
+        lines = self.split(overrides)
         config: DictConfig = pickle.loads(self._read(lines.groups))  # a third of the time of a deep copy
         self._apply(lines.values, config)
         if any(value.startswith("~") for value in lines.values):
@@ -81,6 +81,18 @@ class Composer:
             raise ConfigError(message) from error
         OmegaConf.set_struct(config, True)
         return config
+
+    def split(self, overrides: Sequence[str] = (), *, allow_sweeps: bool = False) -> Split:
+        """Separate the recipe's overrides and these into choices of groups and values, in the order that they act.
+
+        Raises:
+            ConfigError: an override that cannot be read, or stands for several values where that is not allowed.
+        """
+        return split((*self.overrides, *overrides), self._options, allow_sweeps=allow_sweeps)
+
+    def explain(self, error: Exception) -> str:
+        """Return one line for an error of Hydra's, OmegaConf's or YAML's."""
+        return explain(error, self._loader, self.recipe)
 
     def groups(self) -> dict[str, list[str]]:
         """Return the config groups with their options; a nested group is called as in an override, model/encoder."""
@@ -102,7 +114,7 @@ class Composer:
             try:
                 config = self._loader.load_configuration(self.recipe, list(groups), RunMode.RUN, from_shell=False)
             except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-                raise ConfigError(explain(error, self._loader, self.recipe)) from error
+                raise ConfigError(self.explain(error)) from error
             with open_dict(config):
                 del config["hydra"]
             self._composed[groups] = pickle.dumps(complete(config))
@@ -117,7 +129,7 @@ class Composer:
                 if override.is_delete():
                     hint = nearest_full_key(override.key_or_group, complete(config))
                     raise ConfigError(f"override {line!r}: there is no such key to delete{hint}") from error
-                raise ConfigError(f"override {line!r}: {explain(error, self._loader, self.recipe)}") from error
+                raise ConfigError(f"override {line!r}: {self.explain(error)}") from error
 
 
 def _loader(config_dirs: Sequence[Path]) -> ConfigLoaderImpl:

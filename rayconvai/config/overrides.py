@@ -77,3 +77,10 @@ def split(lines: Sequence[str], options: Callable[[str], Sequence[str]], *, allo
         else:
             values.append(line if override.is_delete() else f"++{line.lstrip('+')}")
     return Split(tuple(groups.values()), tuple(values))
+
+
+def quote(text: str) -> str:
+    """Write a string so that Hydra's grammar reads it back whatever is in it."""
+    # Hydra takes a backslash as itself unless a quote, or a run of backslashes before one, follows.
+    escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), text)
+    return f"'{escaped}'"

@@ -17,6 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 from rayconvai.config.overrides import parse
 from rayconvai.errors import nearest
 
+RUN_DEFAULTS = "run_defaults"
+"""The name under which recipes find every key of a run, with its default."""
+
 _KEY = re.compile(r"^([\w\-]+(?:\.[\w\-]+|\[\d+\])*)")
 _QUOTED = re.compile(r"'([^']*)'")
 
@@ -68,15 +71,9 @@ def recipes(loader: ConfigLoaderImpl) -> list[str]:
     """Return the names of all recipes: files that are placed at the top of the config."""
     found = []
     for folder in ("", *loader.list_groups("")):
-        if folder == "hydra":
-            continue
-        for option in loader.get_group_options(folder):
-            name = f"{folder}/{option}".lstrip("/")
-            loaded = loader.repository.load_config(name)
-            if loaded is None or loaded.path.startswith("structured://"):
-                continue
-            if not folder or loaded.header["package"] == "_global_":
-                found.append(name)
+        names = [f"{folder}/{option}".lstrip("/") for option in loader.get_group_options(folder)]
+        if folder != "hydra" and all(_is_global(loader, name) for name in names if folder):
+            found.extend(name for name in names if not _is_structured(loader, name))
     return found
 
 
@@ -106,6 +103,20 @@ def group_names(loader: ConfigLoaderImpl, parent: str = "") -> list[str]:
             names.append(full)
         names.extend(group_names(loader, full))
     return sorted(names)
+
+
+def _is_structured(loader: ConfigLoaderImpl, name: str) -> bool:
+    """Tell whether a config of that name is in Hydra's ConfigStore only: run_defaults, and Hydra's own."""
+    files = (source for source in loader.get_sources() if source.scheme() != "structured")
+    return not any(source.is_config(name) for source in files if source.available())
+
+
+def _is_global(loader: ConfigLoaderImpl, name: str) -> bool:
+    try:
+        loaded = loader.repository.load_config(name)
+    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError):  # reported when it is chosen
+        return False
+    return loaded is not None and loaded.header["package"] == "_global_"
 
 
 def _chosen(loader: ConfigLoaderImpl, recipe: str) -> str:

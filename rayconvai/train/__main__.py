@@ -1,0 +1,139 @@
+"""``python -m rayconvai.train --config-name RECIPE [KEY=VALUE ...]``: train one model; Hydra's own flags work too."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import itertools
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from rayconvai.config.check import complete
+from rayconvai.config.compose import Composer, config_root
+from rayconvai.config.overrides import Split, parse, quote
+from rayconvai.errors import ConfigError, RayconvaiError, run_cli
+
+_NAME = "python -m rayconvai.train"
+
+
+class _Stop(BaseException):
+    """Carries an error past Hydra, which would print more than its one line."""
+
+    def __init__(self, error: RayconvaiError) -> None:
+        self.error = error
+
+
+def main() -> int:
+    """Check every run that the command line asks for, then let Hydra do what it asks."""
+    if os.environ.setdefault("HYDRA_FULL_ERROR", "0") == "1" and "--debug" not in sys.argv:
+        sys.argv.append("--debug")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves its errors to us
+    arguments = get_args_parser().parse_args()
+    flags = _without(sys.argv[1:], arguments.overrides)
+    if arguments.config_path is not None:
+        raise ConfigError("--config-path is not supported; add a directory of your own recipes with --config-dir")
+    directories = [] if arguments.config_dir is None else [Path(arguments.config_dir)]
+    composer = Composer(str(arguments.config_name), arguments.overrides, directories)
+    settings = ["hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.run.dir=.", "hydra.output_subdir=null"]
+    if arguments.help:
+        settings += _help(composer)
+        lines = Split((), tuple(arguments.overrides))
+    elif arguments.hydra_help or arguments.info or arguments.shell_completion:
+        lines = Split((), tuple(arguments.overrides))
+    else:
+        if arguments.config_name is None:
+            raise ConfigError(f"no recipe: give --config-name; recipes: {', '.join(composer.recipes())}")
+        lines = composer.split(allow_sweeps=arguments.multirun)
+        settings += _check_all(arguments, composer, lines, directories)
+    given = [override.key_or_group for override in parse(lines.groups)]
+    settings = [line for line in settings if line.partition("=")[0] not in given]
+    sys.argv[1:] = [*flags, *settings, *lines.groups, *lines.values]
+    try:
+        hydra.main(config_path=str(config_root()), config_name=None, version_base="1.3")(_task)()
+    except _Stop as stop:
+        raise stop.error from stop.error.__cause__
+    except HydraException as error:
+        raise ConfigError(composer.explain(error)) from error
+    return 0
+
+
+def _task(composed: DictConfig) -> None:
+    """Train the run that Hydra composed; with -m, in the directory that Hydra has made for it."""
+    config = complete(composed)
+    OmegaConf.set_struct(config, True)
+    job = HydraConfig.get()
+    run_dir = Path(job.runtime.output_dir) if job.mode == RunMode.MULTIRUN else None
+    try:
+        _train(config, [line.removeprefix("++") for line in job.overrides.task], run_dir)
+    except RayconvaiError as error:
+        raise _Stop(error) from error
+
+
+def _train(config: DictConfig, overrides: list[str], run_dir: Path | None) -> None:
+    from rayconvai.train.finish import finish  # what trains takes seconds to import: --help does not pay for it
+    from rayconvai.train.fit import fit
+    from rayconvai.train.runtime import Runtime
+
+    runtime = Runtime(run_dir=run_dir, overrides=overrides)
+    result = fit(config, runtime)
+    metrics = dict(result.metrics)
+    if config.artefact and result.best_checkpoint is not None:
+        artefact = result.run_dir / "artefact"
+        metrics |= finish(config, result.run_dir, result.best_checkpoint, artefact, Runtime(progress=False))
+        print(f"artefact: {artefact}")
+    for name, value in sorted(metrics.items()):
+        print(f"{name}: {value:.4g}")
+    print(f"run: {result.run_dir}")
+
+
+def _check_all(arguments: argparse.Namespace, composer: Composer, lines: Split, directories: list[Path]) -> list[str]:
+    """Compose and check every run before the first starts; return the settings of Hydra that follow from them."""
+    if not arguments.multirun:
+        composer.compose()
+        return []
+    points = Composer(composer.recipe, (), directories)
+    configs = [points.compose(point) for point in _points((*lines.groups, *lines.values))]
+    first = configs[0]
+    now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    directory = Path(first.exp_manager.exp_dir or "runs") / first.name / f"multirun_{now}"
+    return [f"hydra.sweep.dir={quote(str(directory))}", "hydra.sweep.subdir=${hydra.job.num}"]
+
+
+def _points(lines: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Yield the overrides of each run that Hydra's own sweeper would make of these."""
+    choices = []
+    for line, override in zip(lines, parse(lines), strict=True):
+        key = line.partition("=")[0]
+        values = override.sweep_string_iterator() if override.is_sweep_override() else None
+        choices.append([line] if values is None else [f"{key}={value}" for value in values])
+    return itertools.product(*choices)
+
+
+def _help(composer: Composer) -> list[str]:
+    header = f"{_NAME} --config-name RECIPE [KEY=VALUE ...] trains one model."
+    footer = f"Recipes: {', '.join(composer.recipes())}. Every key of one: {_NAME} --config-name RECIPE --cfg job"
+    return [f"hydra.help.header={quote(header)}", f"hydra.help.footer={quote(footer)}"]
+
+
+def _without(tokens: list[str], overrides: list[str]) -> list[str]:
+    left = list(overrides)
+    kept = []
+    for token in tokens:
+        if token in left:
+            left.remove(token)
+        else:
+            kept.append(token)
+    return kept
+
+
+if __name__ == "__main__":
+    run_cli(main)
