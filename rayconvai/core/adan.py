@@ -39,10 +39,17 @@ class Adan(Optimizer):
         max_grad_norm: float = 0.0,
         no_prox: bool = False,
     ) -> None:
+        options = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "max_grad_norm": max_grad_norm,
+            "no_prox": no_prox,
+        }
         if min(lr, eps, weight_decay, max_grad_norm) < 0 or not all(0 <= beta < 1 for beta in betas):
-            raise ConfigError(f"adan requires betas in [0, 1), not {betas}, and nothing negative")
-        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, {**options, "max_grad_norm": max_grad_norm, "no_prox": no_prox})
+            raise ConfigError(f"adan requires betas in [0, 1) and nothing negative, not {options}")
+        super().__init__(params, options)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

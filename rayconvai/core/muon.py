@@ -6,7 +6,7 @@ only. Embeddings, the output head, convolutions, norms and biases keep AdamW.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
-from rayconvai.core.elements import LogitsType, LogprobsType, ProbsType
 from rayconvai.errors import ConfigError
 
 
@@ -101,30 +100,6 @@ class MuonAdamW(Optimizer):
         self._parts = _make_parts(MuonParams())  # all options are in the groups
 
 
-def hidden_matrices(module: nn.Module) -> set[str]:
-    """Return the names of the parameters that Muon should train.
-
-    These are the two-dimensional weights of the network except for embeddings and the output head. The head is the
-    last layer with a weight of each innermost module whose ports give logits or probabilities, or of the whole network
-    where no module has such ports. A network of a single matrix has no head.
-    """
-    kept_out = {
-        id(weight) for owner in module.modules() if isinstance(owner, _EMBEDDINGS) for weight in owner.parameters()
-    }
-    heads = {id(weight) for head in _heads(module) for weight in head.parameters(recurse=False)}
-    matrices = {
-        name: weight
-        for name, weight in module.named_parameters()
-        if weight.ndim == 2 and "weight" in name.rpartition(".")[2] and id(weight) not in kept_out
-    }
-    hidden = {name for name, weight in matrices.items() if id(weight) not in heads}
-    return hidden or set(matrices)
-
-
-_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
-_SCORES = (LogitsType, LogprobsType, ProbsType)
-
-
 def _make_parts(settings: MuonParams) -> dict[str, Optimizer]:
     """Return the two optimizers, with parameters that are there only because they require one."""
     return {
@@ -150,26 +125,3 @@ def _split_by_shape(params: Iterable[Any]) -> list[dict[str, Any]]:
         if group["algorithm"] == "muon" and any(parameter.ndim != 2 for parameter in group["params"]):
             raise ConfigError("muon trains matrices only; give other parameters to the group with algorithm: adamw")
     return groups
-
-
-def _heads(module: nn.Module) -> list[nn.Module]:
-    scoring = [part for part in module.modules() if _gives_scores(part)]
-    innermost = [
-        part for part in scoring if not any(_gives_scores(child) for child in part.modules() if child is not part)
-    ]
-    heads = [layers[-1] for part in innermost if (layers := list(_weighted(part)))]
-    return heads or list(_weighted(module))[-1:]
-
-
-def _weighted(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield the layers with a weight of two dimensions or more, in the order of their registration."""
-    for layer in module.modules():
-        if any(weight.ndim >= 2 for weight in layer.parameters(recurse=False)):
-            yield layer
-
-
-def _gives_scores(module: nn.Module) -> bool:
-    ports = getattr(module, "output_types", None)
-    return isinstance(ports, dict) and any(
-        isinstance(getattr(port, "elements_type", None), _SCORES) for port in ports.values()
-    )

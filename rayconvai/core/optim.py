@@ -13,14 +13,14 @@ from typing import Any
 
 import torch.optim
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from rayconvai.core.adan import Adan
 from rayconvai.core.build import Parameter
-from rayconvai.core.muon import MuonAdamW, hidden_matrices
+from rayconvai.core.muon import MuonAdamW
 from rayconvai.core.novograd import Novograd
 from rayconvai.core.options import check_options, find, options_of, params_dataclass, plain
+from rayconvai.core.roles import hidden_matrices, norms_and_biases
 from rayconvai.errors import ConfigError, nearest
 
 __all__ = [
@@ -55,7 +55,6 @@ AVAILABLE_OPTIMIZERS: dict[str, type[Optimizer]] = {
     "sparseadam": torch.optim.SparseAdam,
 }
 
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _DECAY_KEY = "decay_norm_and_bias"
 
 
@@ -142,7 +141,7 @@ def build_optimizer(config: Mapping[str, Any], module: nn.Module) -> Optimizer:
     matrices = hidden_matrices(module) if issubclass(optimizer, MuonAdamW) else set()
     if issubclass(optimizer, MuonAdamW) and not any(name in matrices for name, _ in trained):
         raise ConfigError(f"optim.name: muon trains matrices, of which {type(module).__name__} has none; use adamw")
-    spared = set() if decay_all else _spared(module)
+    spared = set() if decay_all else norms_and_biases(module)
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in trained:
         groups.setdefault((name in matrices, name in spared), []).append(parameter)
@@ -173,13 +172,3 @@ def _resolve(config: Mapping[str, Any]) -> tuple[type[Optimizer], dict[str, Any]
     if "weight_decay" in accepted:
         accepted |= {_DECAY_KEY: Parameter(_DECAY_KEY, bool, True)}
     return optimizer, check_options(given, accepted, "optim", name)
-
-
-def _spared(module: nn.Module) -> set[str]:
-    """Return the names of norms, biases and other vectors."""
-    of_norms = {id(weight) for part in module.modules() if isinstance(part, _NORMS) for weight in part.parameters()}
-    return {
-        name
-        for name, parameter in module.named_parameters()
-        if parameter.ndim < 2 or id(parameter) in of_norms or "bias" in name.rpartition(".")[2]
-    }
