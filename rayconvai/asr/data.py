@@ -68,7 +68,7 @@ class SpeechData(DataModule):
         if (batch_seconds is None) == (batch_size is None):
             raise ConfigError("data: give one of batch_seconds and batch_size, and leave the other out")
         self.corpus, self.augment, self.checks, self.seed = corpus, tuple(augment), checks, seed
-        self.batching = {"batch_seconds": batch_seconds, "batch_size": batch_size, "num_buckets": num_buckets}
+        self.batch_seconds, self.batch_size, self.num_buckets = batch_seconds, batch_size, num_buckets
         self.num_workers = num_workers
         self._splits: Splits | None = None
         self._datasets: dict[str, SpeechDataset] = {}
@@ -137,7 +137,9 @@ class SpeechData(DataModule):
         dataset, trainer = self.dataset(split), self.trainer
         sampler = DurationBatchSampler(
             dataset.manifest.durations,
-            **self.batching,
+            batch_seconds=self.batch_seconds,
+            batch_size=self.batch_size,
+            num_buckets=self.num_buckets,
             shuffle=shuffle,
             seed=self.seed,
             rank=trainer.global_rank if trainer else 0,

@@ -114,7 +114,7 @@ class LogMel(NeuralModule):
         frames_BTN = padded.unfold(1, self.win_length, self.hop_length) * self.window_N
         spectrum_BTF = torch.fft.rfft(frames_BTN, n=self.n_fft)
         power_BTF = spectrum_BTF.real.square() + spectrum_BTF.imag.square()
-        return power_BTF @ self.filters_FD
+        return torch.matmul(power_BTF, self.filters_FD)
 
 
 def _normalize(x_BTD: Tensor, mask_BT1: Tensor, lengths_B: Tensor) -> Tensor:

@@ -81,4 +81,5 @@ def shift(scores_BHTR: Tensor) -> Tensor:
     """
     frames, distances = scores_BHTR.shape[-2:]
     flat = scores_BHTR.flatten(-2)[..., frames - 1 : frames - 1 + frames * (distances - 1)]
-    return flat.unflatten(-1, (frames, distances - 1))[..., :frames] if distances > 1 else scores_BHTR
+    rows = flat.view(*flat.shape[:-1], frames, distances - 1) if distances > 1 else scores_BHTR
+    return rows[..., :frames]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from rayconvai.asr.dropout import Dropout
@@ -101,18 +100,13 @@ class QuartzNetBlock(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        shortcut_BTD, mask_BT1 = None, _mask(lengths_B, x_BTD)
+        shortcut_BTD = None
         if self.shortcut is not None and self.shortcut_norm is not None:
-            shortcut_BTD = self.shortcut_norm(self.shortcut(x_BTD), mask_BT1)
+            shortcut_BTD = self.shortcut_norm(self.shortcut(x_BTD), _mask(lengths_B, x_BTD))
         for index, conv in enumerate(self.convs):
             if index:
                 x_BTD = self.dropout(nn.functional.relu(x_BTD))
-            stride = conv.depthwise.stride
-            x_BTD = conv.separable(x_BTD * mask_BT1)
-            if stride > 1:
-                lengths_B = strided_lengths(lengths_B, stride)
-                mask_BT1 = _mask(lengths_B, x_BTD)
-            x_BTD = conv.norm(x_BTD, mask_BT1)
+            x_BTD, lengths_B = conv(x_BTD, lengths_B)
         if shortcut_BTD is not None:
             x_BTD = x_BTD + shortcut_BTD
         return self.dropout(nn.functional.relu(x_BTD)), lengths_B
@@ -127,9 +121,10 @@ class SeparableConv(nn.Module):
         self.pointwise = nn.Linear(in_channels, block.channels, bias=False)
         self.norm = masked_norm(norm, block.channels)
 
-    def separable(self, x_BTD: Tensor) -> Tensor:
-        """Return the convolution of frames whose padding is zero."""
-        return torch.as_tensor(self.pointwise(self.depthwise(x_BTD)))
+    def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        x_BTD = self.pointwise(self.depthwise(x_BTD * _mask(lengths_B, x_BTD)))
+        lengths_B = strided_lengths(lengths_B, self.depthwise.stride)
+        return self.norm(x_BTD, _mask(lengths_B, x_BTD)), lengths_B
 
 
 def _mask(lengths_B: Tensor, x_BTD: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Self, override
 
 from rayconvai.asr.ctc import CTCDecoder, CTCLoss, FrameRate
@@ -63,8 +63,8 @@ class CTCModel(Model):
         self.tokenizer, self.spec_augment = tokenizer, spec_augment
         self.loss = CTCLoss(blank_id=decoder.blank_id)
         self.greedy = GreedyCTCDecoder(decoder.blank_id)
-        self.wer = nn.ModuleDict({stage: WordErrorRate() for stage in ("val", "test")})
-        self.cer = nn.ModuleDict({stage: WordErrorRate("character") for stage in ("val", "test")})
+        self.val_wer, self.val_cer = WordErrorRate(), WordErrorRate("character")
+        self.test_wer, self.test_cer = WordErrorRate(), WordErrorRate("character")
         self._samples: list[dict[str, str]] = []
         self.check_graph()
 
@@ -143,11 +143,12 @@ class CTCModel(Model):
 
     @override
     def validation_step(self, batch: SpeechBatch, batch_idx: int) -> None:
-        self._evaluate(batch, "val")
+        transcripts = self._evaluate(batch, "val", {"wer": self.val_wer, "cer": self.val_cer})
+        self._samples.extend(transcripts[: min(2, NUM_SAMPLES - len(self._samples))])
 
     @override
     def test_step(self, batch: SpeechBatch, batch_idx: int) -> None:
-        self._evaluate(batch, "test")
+        self._evaluate(batch, "test", {"wer": self.test_wer, "cer": self.test_cer})
 
     @override
     def on_validation_epoch_end(self) -> None:
@@ -194,7 +195,7 @@ class CTCModel(Model):
         audio, audio_lengths, tokens, token_lengths, _ = batch
         return self.step(audio=audio, audio_lengths=audio_lengths, tokens=tokens, token_lengths=token_lengths)
 
-    def _evaluate(self, batch: SpeechBatch, stage: str) -> None:
+    def _evaluate(self, batch: SpeechBatch, stage: str, metrics: Mapping[str, WordErrorRate]) -> list[dict[str, str]]:
         loss, log_probs, lengths = self._step(batch)
         hypotheses = [self.tokenizer.decode(ids) for ids in self.greedy(log_probs, lengths)]
         references = [
@@ -203,13 +204,10 @@ class CTCModel(Model):
         ]
         size = len(references)
         self.log(f"{stage}_loss", loss, batch_size=size, sync_dist=True)
-        for name, metrics in (("wer", self.wer), ("cer", self.cer)):
-            metric = metrics[stage]
+        for name, metric in metrics.items():
             metric.update(hypotheses, references)
             self.log(f"{stage}_{name}", metric, batch_size=size, prog_bar=name == "wer")
-        for reference, hypothesis in zip(references[:2], hypotheses[:2], strict=True):
-            if stage == "val" and len(self._samples) < NUM_SAMPLES:
-                self._samples.append({"reference": reference, "hypothesis": hypothesis})
+        return [{"reference": r, "hypothesis": h} for r, h in zip(references, hypotheses, strict=True)]
 
     def _read(self, sound: str | Path | Tensor) -> Tensor:
         if isinstance(sound, Tensor):
