@@ -19,6 +19,9 @@ Ports = Mapping[str, Any]
 class Call:
     """The check of one call, and the sizes that its ports have been bound to so far.
 
+    A call of plain tensors that fit takes the short way, one loop over the ports; whatever else it is, and whatever is
+    wrong with it, the long way finds out.
+
     Args:
         owner: the object whose method is called.
         method: the method's name.
@@ -31,7 +34,7 @@ class Call:
     paths: ClassVar[Mapping[int, str] | None] = None
     """While a graph is checked: the path of each module in its model, by id."""
 
-    def __init__(self, owner: object, method: str, *, semantic: bool, nesting: bool) -> None:
+    def __init__(self, owner: object, method: str, semantic: bool, nesting: bool) -> None:
         self.owner = owner
         self.method = method
         self.semantic = semantic
@@ -53,6 +56,8 @@ class Call:
         Raises:
             NeuralTypeError: a port that is missing, unknown, or given what it does not take.
         """
+        if self.semantic and self._fit(ports, given):
+            return
         fed = 0
         for name, port in ports.items():
             if name in given:
@@ -69,6 +74,14 @@ class Call:
         Raises:
             NeuralTypeError: another number of outputs than ports, or an output that its port does not give.
         """
+        if self.semantic and type(result) in (tuple, Tensor):
+            values: Sequence[Any] = result if type(result) is tuple else (result,)
+            by_name = dict(zip(ports, values, strict=False))
+            if len(values) == len(ports) and self._fit(ports, by_name):
+                for name, value in by_name.items():
+                    if value is not None and getattr(value, "neural_type", None) is None:
+                        value.neural_type = ports[name]
+                return
         if isinstance(result, Mapping) and (len(ports) > 1 or next(iter(ports), None) in result):
             self._fail_unknown("output", ports, result)
             items = list(result.items())
@@ -90,6 +103,36 @@ class Call:
             return (result,)  # a list is the one output; a tuple of one holds the one output
         return result
 
+    def _fit(self, ports: Ports, given: Mapping[str, Any]) -> bool:
+        """Whether the values are plain tensors, one for each port, and certainly right."""
+        sizes = self.sizes
+        fed = 0
+        for name, port in ports.items():
+            value = given.get(name)
+            if type(port) is not NeuralType or type(value) is not Tensor:
+                if value is None and type(port) is NeuralType and port.optional:
+                    fed += name in given
+                    continue
+                return False
+            fed += 1
+            carried = getattr(value, "neural_type", None)
+            if carried is not None and carried is not port.accepted and not port.takes(carried):
+                return False
+            layout = port.layout
+            if layout is None:
+                continue
+            shape = value.shape
+            if len(shape) != layout.rank:
+                return False
+            for axis, size in layout.sized:
+                found = shape[axis]
+                if type(size) is str:
+                    if sizes.setdefault(size, (found, name))[0] != found:
+                        return False
+                elif size != found:
+                    return False
+        return fed == len(given)
+
     def symbols(self, ports: Ports) -> Any:
         """Return ports as the method returns values: one, or a tuple whose parts also go by name."""
         made = [self._symbol(name, port) for name, port in ports.items()]
@@ -100,12 +143,16 @@ class Call:
     def _symbol(self, name: str, port: Any) -> Any:
         if not isinstance(port, NeuralType):
             return [self._symbol(name, port[0])]
+        return Port(self._with_bound_sizes(port), f"{self.where}.{name}")
+
+    def _with_bound_sizes(self, port: NeuralType) -> NeuralType:
+        """Return a port's type with the sizes that this call has bound its names to."""
         if port.layout is None:
-            return Port(port, f"{self.where}.{name}")
+            return port
         sizes: list[int | None] = [None] * port.layout.rank
         for axis, size in port.layout.sized:
             sizes[axis] = self.sizes.get(size, (None,))[0] if isinstance(size, str) else size
-        return Port(port.with_sizes(sizes), f"{self.where}.{name}")
+        return port.with_sizes(sizes)
 
     def _value(self, side: str, name: str, port: Any, value: Any) -> None:
         if isinstance(port, NeuralType):
@@ -134,17 +181,19 @@ class Call:
     def _leaf(
         self, side: str, name: str, port: NeuralType, value: Any, skip: int = 0, in_container: bool = False
     ) -> None:
-        if self.semantic:
-            carried = getattr(value, "neural_type", None)
-            if carried is not None and side == "input":
-                self.symbolic = self.symbolic or isinstance(value, Port)
+        carried = getattr(value, "neural_type", None)
+        if side == "output":
+            # What a method hands on may carry a more specific type: overwriting it would change its giver's value.
+            if isinstance(value, Tensor) and not (carried is not None and port.takes(carried)):
+                value.neural_type = port  # type: ignore[attr-defined]
+        elif carried is not None:
+            self.symbolic = self.symbolic or isinstance(value, Port)
+            if self.semantic:
                 taker = port if skip == 0 or port.axes is None else NeuralType(port.axes[skip:], port.elements_type)
                 if not taker.takes(carried):
                     self._fail(side, name, port, value, describe_mismatch(taker, carried))
-            if port.layout is not None:
-                self._shape(side, name, port, value, skip, in_container)
-        if side == "output" and isinstance(value, Tensor):
-            value.neural_type = port  # type: ignore[attr-defined]
+        if self.semantic and port.layout is not None:
+            self._shape(side, name, port, value, skip, in_container)
 
     def _shape(self, side: str, name: str, port: NeuralType, value: Any, skip: int, in_container: bool) -> None:
         layout = port.layout
@@ -186,17 +235,21 @@ class Call:
         raise (GraphError if graph else NeuralTypeError)(f"{self._at}: {message}")
 
     def _fail(self, side: str, name: str, port: NeuralType, value: Any, why: str) -> NoReturn:
-        self._raise(f"{side} {name!r} {'takes' if side == 'input' else 'gives'} {port}, got {_describe(value)}{why}")
+        bound = self._with_bound_sizes(port)
+        self._raise(f"{side} {name!r} {'takes' if side == 'input' else 'gives'} {bound}, got {_describe(value)}{why}")
 
     def _fail_size(self, side: str, name: str, port: NeuralType, value: Any, axis: int) -> NoReturn:
         assert port.layout is not None
-        size = dict(port.layout.sized)[axis]
-        known, where = self.sizes[str(size)]
-        self._fail(side, name, port, value, f" (size {size!r} on axis {axis} differs from {known} in {where!r})")
+        size = str(dict(port.layout.sized)[axis])
+        known, other = self.sizes[size]
+        where = "before it in this list" if other == name else f"in {other!r}"
+        self._fail(side, name, port, value, f" (axis {axis} is a {size!r} axis, and that is {known} {where})")
 
     def _fail_depth(self, side: str, name: str, port: NeuralType, declared: int, depth: int) -> NoReturn:
         lists = declared + (port.layout.lists if port.layout else 0)
-        self._raise(f"{side} {name!r} is {port} nested {lists} lists deep, got it nested {depth} deep")
+        shown = ["by itself", "in a list", "in a list of lists"]
+        expected, got = (shown[n] if n < len(shown) else f"in {n} lists, nested" for n in (lists, depth))
+        self._raise(f"{side} {name!r} is {port} {expected}, got it {got}")
 
     def _fail_count(self, ports: Ports, count: int) -> NoReturn:
         self._raise(f"gives {len(ports)} outputs ({', '.join(ports)}), but the method returned {count}")

@@ -194,6 +194,8 @@ class NeuralType:
         elements = self.elements_type.compare(second.elements_type)
         if self.axes is None or second.axes is None:
             return elements if self.axes is second.axes else NeuralTypeComparisonResult.INCOMPATIBLE
+        if self.axes is second.axes:  # as where both were given as the same strings
+            return elements
         if len(self.axes) != len(second.axes):
             return NeuralTypeComparisonResult.INCOMPATIBLE
         if all(map(_axis_takes, self.axes, second.axes)):

@@ -166,7 +166,7 @@ def _scope(method: Callable[..., Any]) -> dict[str, Any]:
 def _run(
     check: typecheck, method: Callable[..., Any], owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    if not _Switches.enabled or torch.jit.is_tracing():  # type: ignore[no-untyped-call, attr-defined]
+    if not _Switches.enabled or torch._C._is_tracing():  # what torch.jit.is_tracing asks, at half its price
         return method(owner, *args, **kwargs)
     if not isinstance(owner, Typing):
         where = f"{type(owner).__name__}.{method.__name__}"
@@ -178,7 +178,7 @@ def _run(
         output_types = owner.output_types
     if input_types is None and output_types is None:
         return method(owner, *args, **kwargs)
-    call = Call(owner, method.__name__, semantic=_Switches.semantic, nesting=not check.ignore_collections)
+    call = Call(owner, method.__name__, _Switches.semantic, not check.ignore_collections)
     if input_types is not None:
         if args:
             raise NeuralTypeError(
