@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from ray import tune
+from ray.exceptions import RayActorError
 from ray.tune.search import Searcher as TuneSearcher
 from ray.tune.stopper import Stopper
 
@@ -79,6 +80,8 @@ def run_sweep(sweep: Sweep, display: Display) -> str:
                 verbose=0,
                 stop=stopper,
                 callbacks=[recorder],
+                # Runs keep their own checkpoints.
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=spec.max_retries),
             ),
         )
@@ -173,15 +176,18 @@ class _Recorder(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         record = self.sweep.state.trials[trial.config["number"]]
-        self._append("lost", trial=record.number, attempt=record.attempts, reason="process or node died")
-        self.display.lost(record)
+        if record.status not in ENDED:  # else it died of old age, its work done
+            self._append("lost", trial=record.number, attempt=record.attempts, reason=_death(trial))
+            self.display.lost(record)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         number = trial.config["number"]
         attempts = self.sweep.state.trials[number].attempts
-        self.end(number, "failed", f"its process died in each of {attempts} attempts")
+        self.end(number, "failed", f"{_death(trial)}, in the last of {attempts} attempts")
 
     def end(self, number: int, status: Status, reason: str) -> None:
+        if self.sweep.state.trials[number].status in ENDED:
+            return
         self._append("end", trial=number, status=status, reason=reason)
         record, state = self.sweep.state.trials[number], self.sweep.state
         tell(self.sweep, number)
@@ -197,6 +203,14 @@ class _Recorder(tune.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+
+def _death(trial: Any) -> str:
+    """Say how a trial's process died."""
+    error = trial.get_pickled_error()
+    if error is None or isinstance(error, RayActorError):
+        return "its process or node died"
+    return f"its process could not go on: {type(error).__name__}"
 
 
 class _Stop(Stopper):

@@ -16,6 +16,7 @@ in; ``interval`` gives floats, also between integers. Anything else is one fixed
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -57,7 +58,7 @@ def parse_domain(expression: Value) -> Domain:
         parts = _split(text)
         if len(parts) > 1:
             return Choice(_options(text, parts))
-        return Fixed(parse_value(text))
+        return Fixed(_checked(text, parse_value(text)))
     if call.name not in _FUNCTIONS:
         near = nearest(call.name, _FUNCTIONS) or f"; known: {', '.join(sorted(_FUNCTIONS))}"
         raise SweepError(f"'{text}': there is no function '{call.name}'{near}")
@@ -153,8 +154,16 @@ def _plain(value: Value) -> Value:
     return value
 
 
+def _checked(text: str, value: Value) -> Value:
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError as error:
+        raise SweepError(f"'{text}': nan and inf are no values to try; quote what is meant as a text") from error
+    return value
+
+
 def _options(text: str, parts: tuple[str, ...] | list[str]) -> tuple[Value, ...]:
-    options = tuple(parse_value(part) for part in parts)
+    options = tuple(_checked(text, parse_value(part)) for part in parts)
     if len(options) == 1 and isinstance(options[0], list):  # tune.choice([a, b])
         options = tuple(options[0])
     if not options:

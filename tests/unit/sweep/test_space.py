@@ -82,6 +82,7 @@ def test_parse(text: Any, domain: Domain) -> None:
         pytest.param("choice(a, (b)", "bracket is not closed", id="open_bracket"),
         pytest.param("choice(a, 'b)", "quote is not closed", id="open_quote"),
         pytest.param("shuffle(range(1, 5))", "no function 'shuffle'", id="shuffle"),
+        pytest.param("choice(no, nan)", "quote what is meant as a text", id="nan"),
         pytest.param("glob(*)", "no function 'glob'", id="glob"),
     ],
 )

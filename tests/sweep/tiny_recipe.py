@@ -1,0 +1,85 @@
+"""A recipe whose validation loss is known beforehand: ``floor + 1 / epoch``. It can also break in each of the ways."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+from typing_extensions import Self
+
+from rayconvai.core.data_module import DataModule
+from rayconvai.core.model import Model
+from rayconvai.errors import ConfigError
+
+
+class TinyData(DataModule):
+    def __init__(self, *, rows: int = 8, seed: int = 0) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def prepare(self) -> None:
+        pass
+
+    def texts(self) -> Iterator[str]:
+        yield "tiny"
+
+    def bind(self, model: Model) -> None:
+        pass
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(TensorDataset(torch.ones(self.rows, 1)), batch_size=2)
+
+    val_dataloader = test_dataloader = train_dataloader
+
+
+class TinyModel(Model):
+    metric_names = ("train_loss", "val_loss", "test_loss")
+
+    def __init__(self, *, width: int, floor: float, breaks: str, pause: float) -> None:
+        super().__init__()
+        if width % 2:
+            raise ConfigError(f"width is {width}; it must be even")
+        self.layer = torch.nn.Linear(1, width)
+        self.floor, self.breaks, self.pause = floor, breaks, pause
+
+    @classmethod
+    def from_config(cls, *, width: int = 4, floor: float = 0.0, breaks: str = "no", pause: float = 0.0) -> Self:
+        return cls(width=width, floor=floor, breaks=breaks, pause=pause)
+
+    def check_graph(self) -> None:
+        pass
+
+    def training_step(self, batch: list[Tensor], index: int) -> Tensor:
+        time.sleep(self.pause)
+        if index == 1 and self.current_epoch == 1:
+            self._break()
+        loss = self.layer(batch[0]).square().mean()
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: list[Tensor], index: int) -> None:
+        broken = float("nan") if self.breaks == "nan" else 0.0
+        self.log("val_loss", self.floor + 1 / (self.current_epoch + 1) + broken)
+
+    def test_step(self, batch: list[Tensor], index: int) -> None:
+        self.log("test_loss", self.floor)
+
+    def _break(self) -> None:
+        if self.breaks == "memory":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+        if self.breaks == "code":
+            raise ZeroDivisionError("a bug")
+        if self.breaks == "process":
+            died = Path(self.trainer.log_dir or ".") / "died"
+            if not died.exists():
+                died.touch()
+                os._exit(1)
