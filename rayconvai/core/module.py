@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 from torch.utils import data
+from typing_extensions import Self
 
 from rayconvai.core.serialization import FileIO, Serialization
 from rayconvai.core.typecheck import Typing, typecheck
@@ -24,16 +25,16 @@ class NeuralModule(nn.Module, Typing, Serialization, FileIO):
         """How many weights train."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
-    def freeze(self) -> None:
+    def freeze(self) -> Self:
         """Stop training: no parameter takes gradients, and the module is in evaluation mode."""
         # Whether each parameter took gradients before; the attribute is there only while frozen.
         before = {name: parameter.requires_grad for name, parameter in self.named_parameters()}
         # Frozen twice, it still remembers what was before the first time.
         self._frozen_grad_map = {**before, **self.__dict__.get("_frozen_grad_map", {})}
         self.requires_grad_(False)
-        self.eval()
+        return self.eval()
 
-    def unfreeze(self, partial: bool = False) -> None:
+    def unfreeze(self, partial: bool = False) -> Self:
         """Train again, in training mode.
 
         Args:
@@ -48,7 +49,7 @@ class NeuralModule(nn.Module, Typing, Serialization, FileIO):
             raise ValueError("unfreeze(partial=True) needs a freeze() before it, to know what to go back to")
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(before.get(name, True) if partial and before is not None else True)
-        self.train()
+        return self.train()
 
     @contextmanager
     def as_frozen(self) -> Iterator[None]:
