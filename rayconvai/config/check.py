@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from rayconvai.config.run import RunConfig
-from rayconvai.core.build import TARGET, allow, check_node, parameters
+from rayconvai.core.build import TARGET, allow, check_node, full_key, parameters
 from rayconvai.core.coerce import coerce, nearest_key
 from rayconvai.core.optim import check_optim
 from rayconvai.core.schedules import check_schedule
@@ -93,15 +93,15 @@ def known_keys(config: DictConfig) -> set[str]:
     return {key for key in keys if not key.endswith(TARGET)}
 
 
-def nearest_full_key(key: str, config: DictConfig) -> str:
+def nearest_full_key(key: str, config: DictConfig, but: Sequence[str] = ()) -> str:
     """Return ``"; nearest: x"``: the known key most like ``key``, or one that ends in it (max_epochs)."""
-    keys = sorted(known for known in known_keys(config) if known != key and not known.startswith(f"{key}."))
-    same_end = [known for known in keys if known.rpartition(".")[2] == key.rpartition(".")[2]]
-    parent = key.rpartition(".")[0]
-    siblings = [known for known in keys if known.rpartition(".")[0] == parent]
-    if not same_end:
-        return nearest(key, siblings) or nearest(key, keys)
-    return nearest(key, same_end) or f"; nearest: {same_end[0]}"
+    keys = sorted(known for known in known_keys(config) if not f"{known}.".startswith(f"{key}.") and known not in but)
+    parent, dot, last = key.rpartition(".")
+    siblings = [known.rpartition(".")[2] for known in keys if known.rpartition(".")[0] == parent]
+    if dot and (hint := nearest(last, siblings)):
+        return hint.replace(": ", f": {parent}.", 1)
+    same_end = [known for known in keys if known.rpartition(".")[2] == last]
+    return nearest(key, same_end) or (f"; nearest: {same_end[0]}" if same_end else nearest(key, keys))
 
 
 def _check_section(config: DictConfig, name: str) -> None:
@@ -168,7 +168,7 @@ def _check_interpolations(config: DictConfig | ListConfig) -> None:
     names = range(len(config)) if isinstance(config, ListConfig) else list(config)
     for name in names:
         node = config._get_node(name)
-        key = config._get_full_key(name)
+        key = full_key(config, name)
         try:
             if OmegaConf.is_missing(config, name):
                 raise ConfigError(f"{key} has no value yet; give it one: {key}=...")
@@ -179,7 +179,7 @@ def _check_interpolations(config: DictConfig | ListConfig) -> None:
         except InterpolationKeyError as error:
             written = OmegaConf.to_container(config, resolve=False)[name]  # type: ignore[index]
             asked = str(error).partition("'")[2].partition("'")[0]
-            hint = nearest_full_key(asked, config._get_root())  # type: ignore[arg-type]
+            hint = nearest_full_key(asked, config._get_root(), but=[key])  # type: ignore[arg-type]
             raise ConfigError(f"{key} is {written}, but there is no key {asked}{hint}") from error
         except OmegaConfBaseException as error:
             raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from error

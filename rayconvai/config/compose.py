@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
 import yaml
@@ -12,6 +13,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -20,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 import rayconvai
 from rayconvai.config.check import check, complete, known_keys, nearest_full_key, run_defaults
 from rayconvai.config.overrides import Split, parse, split
-from rayconvai.config.sources import RUN_DEFAULTS, explain, group_names, locate, recipes
+from rayconvai.config.sources import RUN_DEFAULTS, chosen, explain, group_names, locate, recipes
 from rayconvai.errors import ConfigError
 
 __all__ = ["Composer", "check", "compose", "config_root", "register"]
@@ -88,7 +90,12 @@ class Composer:
         Raises:
             ConfigError: an override that cannot be read, or stands for several values where that is not allowed.
         """
-        return split((*self.overrides, *overrides), self._options, allow_sweeps=allow_sweeps)
+        lines = split((*self.overrides, *overrides), self._options, allow_sweeps=allow_sweeps)
+        if any(line.startswith("+") for line in lines.groups):  # to add what is there already is to choose it
+            there = self._chosen_groups()
+            groups = (line.lstrip("+") if line.strip("+").partition("=")[0] in there else line for line in lines.groups)
+            lines = Split(tuple(groups), lines.values)
+        return lines
 
     def explain(self, error: Exception) -> str:
         """Return one line for an error of Hydra's, OmegaConf's or YAML's."""
@@ -109,6 +116,12 @@ class Composer:
     def _options(self, name: str) -> list[str]:
         return self._loader.get_group_options(name) if self._loader.repository.group_exists(name) else []
 
+    def _chosen_groups(self) -> list[str]:
+        try:
+            return chosen(self._loader, self.recipe)
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+            raise ConfigError(self.explain(error)) from error
+
     def _read(self, groups: tuple[str, ...]) -> bytes:
         if groups not in self._composed:
             try:
@@ -123,6 +136,7 @@ class Composer:
     def _apply(self, values: Sequence[str], config: DictConfig) -> None:
         for override in parse(values):
             try:
+                _refuse_interpolated(override, config)
                 self._loader._apply_overrides_to_config([override], config)
             except (HydraException, OmegaConfBaseException) as error:
                 line = str(override.input_line).lstrip("+")
@@ -130,6 +144,18 @@ class Composer:
                     hint = nearest_full_key(override.key_or_group, complete(config))
                     raise ConfigError(f"override {line!r}: there is no such key to delete{hint}") from error
                 raise ConfigError(f"override {line!r}: {self.explain(error)}") from error
+
+
+def _refuse_interpolated(override: Override, config: DictConfig) -> None:
+    """Refuse to write into a section that is another's by interpolation: Hydra would silently replace it."""
+    node: Any = config
+    parts = override.key_or_group.split(".")
+    for depth, part in enumerate(parts[:-1], start=1):
+        node = node._get_node(part) if isinstance(node, DictConfig) else None
+        if node is not None and node._is_interpolation():
+            there = ".".join([node._value()[2:-1], *parts[depth:]])
+            line = str(override.input_line).lstrip("+")
+            raise ConfigError(f"override {line!r}: {'.'.join(parts[:depth])} is {node._value()}; set {there}")
 
 
 def _loader(config_dirs: Sequence[Path]) -> ConfigLoaderImpl:

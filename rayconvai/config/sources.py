@@ -20,7 +20,7 @@ from rayconvai.errors import nearest
 RUN_DEFAULTS = "run_defaults"
 """The name under which recipes find every key of a run, with its default."""
 
-_KEY = re.compile(r"^([\w\-]+(?:\.[\w\-]+|\[\d+\])*)")
+_KEY = re.compile(r"^([\w\-]+(?:\.[\w\-]+)*)")
 _QUOTED = re.compile(r"'([^']*)'")
 
 
@@ -29,12 +29,10 @@ def locate(message: str, loader: ConfigLoaderImpl, recipe: str, groups: Sequence
     match = _KEY.match(message)
     if match is None:
         return message
-    key = re.sub(r"\[(\d+)\]", r".\1", match[1])
+    key = match[1]
     for override in reversed(parse(values)):
         line = str(override.input_line)
         if not override.is_delete() and _sets(override, key):
-            if found := _interpolation(key, loader, recipe, groups):
-                return f"override {line.lstrip('+')!r}: {found}"
             return f"override {line.lstrip('+')!r}: {message}"
     for file, node, package in _files(loader, recipe, groups):
         rest = _within(key, package)
@@ -58,7 +56,8 @@ def explain(error: Exception, loader: ConfigLoaderImpl, recipe: str) -> str:
     text = _one_line(str(error))
     quoted = _QUOTED.search(text)
     if quoted and "No match in the defaults list" in text:
-        return f"recipe {recipe} does not choose a {quoted[1].lstrip('~+')!r}; it chooses: {_chosen(loader, recipe)}"
+        there = ", ".join(chosen(loader, recipe)) or "none"
+        return f"recipe {recipe} does not choose a {quoted[1].lstrip('~+')!r}; it chooses: {there}"
     if "appears more than once in the final defaults list" in text:
         return f"recipe {recipe} chooses {text.split()[0]!r} already; leave out the + to choose another"
     if quoted and "Could not delete from config" in text:
@@ -69,7 +68,7 @@ def explain(error: Exception, loader: ConfigLoaderImpl, recipe: str) -> str:
 
 def recipes(loader: ConfigLoaderImpl) -> list[str]:
     """Return the names of all recipes: files that are placed at the top of the config."""
-    found = []
+    found: list[str] = []
     for folder in ("", *loader.list_groups("")):
         names = [f"{folder}/{option}".lstrip("/") for option in loader.get_group_options(folder)]
         if folder != "hydra" and all(_is_global(loader, name) for name in names if folder):
@@ -119,29 +118,15 @@ def _is_global(loader: ConfigLoaderImpl, name: str) -> bool:
     return loaded is not None and loaded.header["package"] == "_global_"
 
 
-def _chosen(loader: ConfigLoaderImpl, recipe: str) -> str:
+def chosen(loader: ConfigLoaderImpl, recipe: str) -> list[str]:
+    """Return the config groups that a recipe chooses an option of."""
     defaults = loader.compute_defaults_list(recipe, [], RunMode.RUN)
-    names = (name for name in defaults.overrides.known_choices if not name.startswith("hydra"))
-    return ", ".join(names) or "none"
+    return [name for name in defaults.overrides.known_choices if not name.startswith("hydra")]
 
 
 def _sets(override: Override, key: str) -> bool:
     name = override.key_or_group
     return key == name or key.startswith(f"{name}.") or name.startswith(f"{key}.")
-
-
-def _interpolation(key: str, loader: ConfigLoaderImpl, recipe: str, groups: Sequence[str]) -> str | None:
-    """Say where a section really is, if a recipe has an interpolation where an override wrote into a section."""
-    for _, node, package in _files(loader, recipe, groups):
-        parts = key.split(".")
-        for depth in range(1, len(parts) + 1):
-            rest = _within(".".join(parts[:depth]), package)
-            found = _walk(node, rest) if rest else None
-            if isinstance(found, yaml.ScalarNode) and found.value.startswith("${"):
-                target = found.value[2:-1]
-                below = ".".join([target, *parts[depth:]])
-                return f"{'.'.join(parts[:depth])} is {found.value}; set {below}"
-    return None
 
 
 def _files(loader: ConfigLoaderImpl, recipe: str, groups: Sequence[str]) -> Iterable[tuple[Path, yaml.Node, str]]:

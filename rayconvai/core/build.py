@@ -7,9 +7,9 @@ in allowed packages are imported: a config may come from a stranger.
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import pkgutil
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -19,6 +19,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rayconvai._optional import import_named
 from rayconvai.core.coerce import coerce, nearest_key
 from rayconvai.errors import ConfigError, RayconvaiError, nearest
 
@@ -95,7 +96,7 @@ def check_node(node: Mapping[str, Any] | DictConfig) -> None:
     config = _as_config(node)
     known = _schema(config)[1]
     for name in map(str, config):
-        _check_value(_child(config, name), known.get(name, _ANY), _key(config, name))
+        _check_value(_child(config, name), known.get(name, _ANY), full_key(config, name))
 
 
 def build(node: Mapping[str, Any] | DictConfig, /, **derived: Any) -> Any:
@@ -115,7 +116,7 @@ def build(node: Mapping[str, Any] | DictConfig, /, **derived: Any) -> Any:
     call, known = _schema(config)
     for name in derived:
         if name in config:
-            raise ConfigError(f"{_key(config, name)} is derived from other parts of the config; remove it")
+            raise ConfigError(f"{full_key(config, name)} is derived from other parts of the config; remove it")
     nested_as_is = getattr(call, "__name__", "") == "from_config"
     arguments = dict(derived)
     for name in map(str, config):
@@ -125,31 +126,31 @@ def build(node: Mapping[str, Any] | DictConfig, /, **derived: Any) -> Any:
         if nested_as_is and _holds_target(value):
             arguments[name] = value
         else:
-            arguments[name] = coerce(_plain(value), known.get(name, _ANY).type, _key(config, name))
+            arguments[name] = coerce(_plain(value), known.get(name, _ANY).type, full_key(config, name))
     missing = [p.name for p in known.values() if p.required and p.name not in arguments]
     if missing:
-        raise ConfigError(f"{_key(config, missing[0])} is missing; {config[TARGET]} requires {', '.join(missing)}")
+        raise ConfigError(f"{full_key(config, missing[0])} is missing; {config[TARGET]} requires {', '.join(missing)}")
     try:
         return call(**arguments)
     except RayconvaiError:
         raise
     except ValueError as error:
-        raise ConfigError(f"{_key(config, '') or config[TARGET]}: {error}") from error
+        raise ConfigError(f"{full_key(config, '') or config[TARGET]}: {error}") from error
 
 
 def _schema(config: DictConfig) -> tuple[Callable[..., Any], Mapping[str, Parameter]]:
     """Return what the node calls and its parameters, having refused keys that are none of them."""
     if TARGET not in config:
-        raise ConfigError(f"{_key(config, '') or 'config'} has no {TARGET}; name the class that it configures")
+        raise ConfigError(f"{full_key(config, '') or 'config'} has no {TARGET}; name the class that it configures")
     try:
         target = resolve_target(config[TARGET])
     except ConfigError as error:
-        raise ConfigError(_key(config, TARGET).removesuffix(TARGET) + str(error)) from error
+        raise ConfigError(full_key(config, TARGET).removesuffix(TARGET) + str(error)) from error
     call = _entry(target)
     known, takes_any = _parameters(call)
     for name in map(str, config):
         if name != TARGET and name not in known and not takes_any:
-            key = _key(config, name)
+            key = full_key(config, name)
             raise ConfigError(f"{key} is not a parameter of {config[TARGET]}{nearest_key(key, known)}")
     return call, known
 
@@ -172,7 +173,7 @@ def _check_value(value: Any, parameter: Parameter, key: str) -> None:
         check_node(value)
     elif isinstance(value, (DictConfig, ListConfig)) and _holds_target(value):
         for name in range(len(value)) if isinstance(value, ListConfig) else list(value):
-            _check_value(_child(value, name), _ANY, _key(value, name))
+            _check_value(_child(value, name), _ANY, full_key(value, name))
     else:
         coerce(_plain(value), parameter.type, key)
 
@@ -200,14 +201,15 @@ def _child(config: DictConfig | ListConfig, name: Any) -> Any:
     """Return one value, interpolations resolved; None for a section that is null."""
     try:
         if OmegaConf.is_missing(config, name):
-            raise ConfigError(f"{_key(config, name)} has no value yet; give it one")
+            raise ConfigError(f"{full_key(config, name)} has no value yet; give it one")
         return config[name]
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{_key(config, name)}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{full_key(config, name)}: {str(error).splitlines()[0]}") from error
 
 
-def _key(config: DictConfig | ListConfig, name: Any) -> str:
-    return str(config._get_full_key(name if name != "" else None))
+def full_key(config: DictConfig | ListConfig, name: Any) -> str:
+    """Return the full key as an override has it: a list's first item is ``.0``."""
+    return re.sub(r"\[(\d+)\]", r".\1", str(config._get_full_key(name if name != "" else None)))
 
 
 def _as_config(node: Mapping[str, Any] | DictConfig) -> DictConfig:
@@ -255,10 +257,7 @@ def _home(found: Any, default: str) -> str:
 
 
 def _import(name: str, target: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ConfigError(f"{TARGET} {target!r}: cannot import {name} ({error})") from error
+    return import_named(name, where=f"{TARGET} {target!r}")
 
 
 def _member(owner: Any, name: str, target: str, path: str) -> Any:

@@ -78,6 +78,12 @@ def _name(kind: Any) -> str:
         return " or ".join(_name(argument) for argument in typing.get_args(kind))
     if kind is type(None):
         return "null"
+    container = typing.get_origin(kind) or kind
+    if container in _MAPS:
+        return "a section"
+    if container in _LISTS:
+        items = [argument for argument in typing.get_args(kind) if argument is not Ellipsis]
+        return f"a list of {_name(items[0])}" if len(set(items)) == 1 else "a list"
     return kind.__name__ if inspect.isclass(kind) and not typing.get_args(kind) else str(kind).replace("typing.", "")
 
 
