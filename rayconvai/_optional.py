@@ -1,4 +1,4 @@
-"""The one place that imports what an extra brings."""
+"""The one place that copes with a module that cannot be imported."""
 
 from __future__ import annotations
 
@@ -18,3 +18,15 @@ def require(module: str, *, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise ConfigError(f"{module} is not installed; run: pip install 'rayconvai[{extra}]'") from error
+
+
+def import_named(module: str, *, where: str) -> ModuleType:
+    """Import a module that a config names.
+
+    Raises:
+        ConfigError: it cannot be imported; ``where`` says which key named it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(f"{where}: cannot import {module} ({error})") from error
