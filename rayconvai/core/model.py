@@ -20,7 +20,7 @@ from rayconvai.core.schedules import build_schedule
 from rayconvai.errors import ArtefactError, ConfigError
 
 
-class Model(LightningModule, NeuralModule):
+class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says what freeze and unfreeze do
     """Base of all models.
 
     A model is given its parts (``__init__``) or builds them from config nodes (``from_config``), where sizes that
@@ -156,6 +156,8 @@ def build_model(node: DictConfig | Mapping[str, Any], **assets: Any) -> Model:
 
 
 def _container(node: DictConfig | ListConfig | Mapping[str, Any]) -> dict[str, Any]:
-    config = OmegaConf.to_container(OmegaConf.create(node) if isinstance(node, Mapping) else node, resolve=True)
+    # A DictConfig knows the config around it, which its interpolations may point into.
+    section = node if isinstance(node, (DictConfig, ListConfig)) else OmegaConf.create(dict(node))
+    config = OmegaConf.to_container(section, resolve=True)
     assert isinstance(config, dict)
     return {str(key): value for key, value in config.items()}

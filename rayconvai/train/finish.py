@@ -1,4 +1,4 @@
-"""The end of a single run: its best checkpoint is measured on the test split and becomes an artefact."""
+"""The end of a run: its best checkpoint is measured on the test split and becomes an artefact."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from rayconvai.train.runtime import Runtime
 
 
 def finish(config: DictConfig, run_dir: Path, checkpoint: Path, artefact: Path, runtime: Runtime) -> dict[str, float]:
-    """Test ``checkpoint``, write it as ``artefact`` with its card, and return the test metrics.
+    """Measure ``checkpoint``, write it as ``artefact`` with its card, and return what was measured.
+
+    A corpus without a test split is measured on dev, and the metrics are called so.
 
     Raises:
         CheckpointError: the checkpoint is damaged.
         StorageError: the artefact cannot be written.
     """
-    model, metrics = evaluate(config, checkpoint, "test", runtime)
     provenance: dict[str, Any] = json.loads(RunLayout(run_dir).provenance.read_text(encoding="utf-8"))
+    model, metrics = evaluate(config, checkpoint, "test" if "test" in provenance["data"] else "dev", runtime)
     card = {
         "name": config.name,
         "model": type(model).__name__,

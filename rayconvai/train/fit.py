@@ -16,10 +16,10 @@ from rayconvai.core.build import build
 from rayconvai.core.data_module import DataModule
 from rayconvai.core.model import Model, build_model
 from rayconvai.errors import ConfigError
-from rayconvai.experiment.checkpoint import read_checkpoint
 from rayconvai.experiment.layout import RunLayout
 from rayconvai.experiment.manager import exp_manager
 from rayconvai.experiment.provenance import record
+from rayconvai.experiment.storage import AtomicCheckpointIO
 from rayconvai.train.runtime import Runtime
 
 
@@ -72,7 +72,7 @@ def evaluate(
         CheckpointError: the checkpoint is damaged.
     """
     model, data = build_parts(config)
-    model.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
+    model.load_state_dict(AtomicCheckpointIO().load_checkpoint(checkpoint)["state_dict"])
     trainer = _trainer(config, runtime or Runtime())
     evaluation = {"dev": trainer.validate, "test": trainer.test}[split]
     metrics: Mapping[str, Any] = evaluation(model, datamodule=data, verbose=False)[0]
