@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import torch.optim
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -115,12 +115,14 @@ def parse_optimizer_args(optimizer_name: str, optimizer_kwargs: Mapping[str, Any
 
 
 def check_optim(config: Mapping[str, Any]) -> None:
-    """Check an ``optim`` section without building it.
+    """Check an ``optim`` section without a model.
 
     Raises:
-        ConfigError: an unknown name or key, with the nearest; a wrong type.
+        ConfigError: an unknown name or key, with the nearest; a wrong type or value.
     """
-    _resolve(config)
+    optimizer, options = _resolve(config)
+    options.pop(_DECAY_KEY, None)
+    _make(optimizer, [nn.Parameter(torch.zeros(1, 1))], options)
 
 
 def build_optimizer(config: Mapping[str, Any], module: nn.Module) -> Optimizer:
@@ -153,8 +155,12 @@ def build_optimizer(config: Mapping[str, Any], module: nn.Module) -> Optimizer:
         if issubclass(optimizer, MuonAdamW):
             group["algorithm"] = "muon" if in_matrices else "adamw"
         node.append(group)
+    return _make(optimizer, node, options)
+
+
+def _make(optimizer: type[Optimizer], params: list[Any], options: dict[str, Any]) -> Optimizer:
     try:
-        return optimizer(node, **options)
+        return optimizer(params, **options)
     except ConfigError as error:
         raise ConfigError(f"optim: {error}") from error
     except (TypeError, ValueError) as error:

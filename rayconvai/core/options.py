@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError
 
 from rayconvai.core.build import Parameter
-from rayconvai.core.coerce import coerce
+from rayconvai.core.coerce import coerce, nearest_key
 from rayconvai.errors import ConfigError, nearest
 
 T = typing.TypeVar("T")
@@ -90,7 +90,7 @@ def check_options(given: Mapping[str, Any], accepted: Mapping[str, Parameter], w
     keys = ", ".join(accepted)
     for key in given:
         if key not in accepted:
-            hint = nearest(key, accepted).replace(": ", f": {where}.", 1)
+            hint = nearest_key(f"{where}.{key}", accepted)
             raise UnknownKeyError(f"{where}.{key} is not a key of {of}{hint}; it takes {keys}")
     missing = [option.name for option in accepted.values() if option.required and option.name not in given]
     if missing:

@@ -14,7 +14,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from torch.optim import Optimizer
+import torch
+from torch import nn
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CyclicLR, ExponentialLR, LRScheduler, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader
 
@@ -124,12 +126,13 @@ def register_scheduler(name: str, scheduler: type[LRScheduler], scheduler_params
 
 
 def check_schedule(config: Mapping[str, Any]) -> None:
-    """Check a ``schedule`` section without building it.
+    """Check a ``schedule`` section without a model.
 
     Raises:
-        ConfigError: an unknown name or key, with the nearest; a wrong type; two lengths for one phase.
+        ConfigError: an unknown name or key, with the nearest; a wrong type or value; two lengths for one phase.
     """
-    _resolve(config)
+    trial = SGD([nn.Parameter(torch.zeros(1))], lr=1e9)  # above any min_lr, which only the real rate can judge
+    build_schedule(config, trial, max_steps=1000, steps_per_epoch=100)
 
 
 def build_schedule(

@@ -351,6 +351,8 @@ def test_check_names_the_key_and_the_way_out(section: dict[str, Any], message: s
 def test_values_that_cannot_be_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="-1"):
         optim.build_optimizer({"name": name, "lr": -1.0}, make_network())
+    with pytest.raises(ConfigError, match="-1"):
+        optim.check_optim({"name": name, "lr": -1.0})
 
 
 class TestNeMoNames:

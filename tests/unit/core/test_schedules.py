@@ -256,6 +256,9 @@ def test_check_names_the_key_and_the_way_out(section: dict[str, Any], message: s
 def test_values_that_cannot_be_are_refused(section: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         S.build_schedule(section, make_optimizer(), max_steps=40, steps_per_epoch=10)
+    if "min_lr" not in section:  # which the learning rate decides
+        with pytest.raises(ConfigError, match=message):
+            S.check_schedule(section)
 
 
 def test_lightning_learns_when_to_step() -> None:
