@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
 
 from rayconvai.errors import ConfigError, nearest
-from rayconvai.experiment.interrupt import Interrupted, validation_is_due
+from rayconvai.experiment.interrupt import Interrupted, may_stop_here
 from rayconvai.experiment.options import CheckpointParams, OptionError
 from rayconvai.experiment.storage import find_last
 
@@ -65,7 +65,7 @@ class Checkpoints(ModelCheckpoint):
         if self._ranked_by_step is None:
             # No validation has run yet, so a metric that is already there comes with each step.
             self._ranked_by_step = self.monitor in self._monitor_candidates(trainer)
-        if trainer.global_step == self._step_seen or trainer.fast_dev_run or validation_is_due(trainer):
+        if trainer.global_step == self._step_seen or not may_stop_here(trainer):
             return
         if not self._is_due(trainer):
             return
@@ -89,13 +89,13 @@ class Checkpoints(ModelCheckpoint):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step != self._step_at_start and not trainer.fast_dev_run:
+        if trainer.global_step != self._step_at_start:
             self._save_last(trainer)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         # Only an interruption comes between batches; any other exception may have torn a step in two.
-        if isinstance(exception, Interrupted) and not trainer.fast_dev_run:
+        if isinstance(exception, Interrupted) and self.save_last:
             self._save_last(trainer)
             exception.checkpoint = Path(self.last_model_path)
 

@@ -29,21 +29,23 @@ class Interrupted(SystemExit):
         """What the run can go on from; None if it keeps no last checkpoint."""
 
 
-def validation_is_due(trainer: Trainer) -> bool:
-    """Tell whether this batch ends its epoch or is followed by a validation.
+def may_stop_here(trainer: Trainer) -> bool:
+    """Tell whether a checkpoint made after this batch can be taken up exactly where it was left.
 
-    A checkpoint made between the two would be taken up by Lightning after both: that validation would never run.
+    Not between two batches of one optimizer step: their gradients are in no checkpoint. Not before a validation or
+    the end of an epoch or of the training: Lightning would take it up after them, and they would never run.
     """
-    epoch_loop = trainer.fit_loop.epoch_loop
-    return epoch_loop.batch_progress.is_last_batch or bool(
-        epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
-    )
+    epoch_loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+    ended = epoch_loop.batch_progress.is_last_batch or epoch_loop._is_training_done or trainer.should_stop
+    if ended or epoch_loop._should_accumulate():
+        return False
+    return fetcher is not None and not epoch_loop._should_check_val_fx(fetcher)
 
 
 class StopOnSignal(Callback):
     """Raises ``Interrupted`` after the batch in which SIGINT or SIGTERM came; a second signal stops at once.
 
-    A validation that has begun, or is due after the batch, is finished first: see ``validation_is_due``.
+    A validation that has begun, or is due after the batch, is finished first: see ``may_stop_here``.
     Must come after all other callbacks, so that they have seen the batch.
     """
 
@@ -60,7 +62,7 @@ class StopOnSignal(Callback):
 
     @override
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if not validation_is_due(trainer):
+        if may_stop_here(trainer):
             self._stop_if_told(trainer)
 
     @override

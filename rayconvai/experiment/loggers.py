@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 import wandb
 import yaml
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-from lightning.pytorch.loggers.logger import rank_zero_experiment
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
 from tensorboardX import SummaryWriter
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
@@ -148,11 +148,15 @@ class RunWandbLogger(WandbLogger):
             self._experiment = None
 
 
-class _Writer(SummaryWriter):
+class _Writer(SummaryWriter):  # type: ignore[misc]
     """tensorboardX writes from a thread through a queue: when the disk is full the thread dies and the queue blocks
     the training for ever. Events are small, so this one writes them at once."""
 
-    def _get_file_writer(self) -> FileWriter:
+    file_writer: Any
+    all_writers: Any
+    purge_step: int | None
+
+    def _get_file_writer(self) -> Any:
         if self.file_writer is None:
             self.file_writer = _SameThreadFileWriter(self.logdir, self._filename_suffix)
             self.all_writers = {self.logdir: self.file_writer}
@@ -163,7 +167,7 @@ class _Writer(SummaryWriter):
         return self.file_writer
 
 
-class _SameThreadFileWriter(FileWriter):
+class _SameThreadFileWriter(FileWriter):  # type: ignore[misc]
     def __init__(self, logdir: str, suffix: str) -> None:
         self.event_writer = _Events(logdir, suffix)
         self._default_metadata: dict[str, Any] = {}

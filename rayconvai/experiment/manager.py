@@ -13,7 +13,7 @@ from typing import Any
 import torch.distributed as dist
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from omegaconf import DictConfig
 
 from rayconvai.errors import (
@@ -29,7 +29,7 @@ from rayconvai.experiment.layout import RunLayout, next_version
 from rayconvai.experiment.loggers import RunTensorBoardLogger, RunWandbLogger
 from rayconvai.experiment.options import CheckpointParams, ExpManagerConfig, OptionError, options
 from rayconvai.experiment.record import MetricsRecord, RecordEpochs
-from rayconvai.experiment.resume import RandomStates, choose_checkpoint
+from rayconvai.experiment.resume import EpochMeans, ExactResume, choose_checkpoint
 from rayconvai.experiment.storage import AtomicCheckpointIO, remove_half_written, steps_taken
 
 __all__ = ["CheckpointParams", "ExpManagerConfig", "OptionError", "close", "exp_manager"]
@@ -68,7 +68,7 @@ def exp_manager(trainer: Trainer, cfg: ExpManagerConfig | DictConfig | Mapping[s
     resume_from = _agree(trainer, lambda: str(choose_checkpoint(config, checkpoints) or ""), "CHECKPOINT")
     if trainer.is_global_zero:
         _begin(layout, config, checkpoints)
-    if trainer.fast_dev_run:
+    if vars(trainer)["fast_dev_run"]:
         log.info("fast_dev_run: no loggers, no checkpoints")
         return layout.root
     _add_loggers(trainer, config, layout, resume_from)
@@ -100,7 +100,7 @@ def _check_conflicts(trainer: Trainer, config: ExpManagerConfig) -> None:
             "the trainer's own logger sets the directory; make it with logger=False, "
             "or leave out exp_manager.exp_dir, name, version and explicit_log_dir"
         )
-    if config.create_checkpoint_callback and any(isinstance(cb, Checkpoint) for cb in trainer.callbacks):
+    if config.create_checkpoint_callback and any(isinstance(cb, Checkpoint) for cb in _callbacks(trainer)):
         raise CheckpointMisconfigurationError(
             "the trainer already has a checkpoint callback; make it with enable_checkpointing=False, "
             "or set exp_manager.create_checkpoint_callback=false"
@@ -189,13 +189,19 @@ def _add_loggers(trainer: Trainer, config: ExpManagerConfig, layout: RunLayout, 
     record = MetricsRecord(layout)
     trainer.loggers = [*trainer.loggers, *loggers, record]
     # First of all, so that the record knows what the others are about to log.
-    trainer.callbacks.insert(0, RecordEpochs(record))
+    means = EpochMeans()
+    _callbacks(trainer)[:0] = [RecordEpochs(record, means), means]
 
 
 def _add_callbacks(trainer: Trainer, config: ExpManagerConfig, layout: RunLayout, checkpoints: Path) -> None:
-    trainer.callbacks.append(RandomStates())
+    _callbacks(trainer).append(ExactResume())
     if config.create_checkpoint_callback:
         params, prefix = config.checkpoint_callback_params, config.name or "default"
-        trainer.callbacks.append(Checkpoints(params, checkpoints, prefix))
+        _callbacks(trainer).append(Checkpoints(params, checkpoints, prefix))
     if config.create_preemption_callback:
-        trainer.callbacks.append(StopOnSignal())
+        _callbacks(trainer).append(StopOnSignal())
+
+
+def _callbacks(trainer: Trainer) -> list[Callback]:
+    callbacks: list[Callback] = vars(trainer)["callbacks"]
+    return callbacks

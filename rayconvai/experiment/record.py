@@ -15,13 +15,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
 from typing_extensions import override
 
 from rayconvai.errors import StorageError
 from rayconvai.experiment.interrupt import Interrupted
 from rayconvai.experiment.layout import RunLayout, write_atomically
-
+from rayconvai.experiment.resume import EpochMeans
 
 _OF_A_LINE = ("kind", "step", "epoch", "time")
 
@@ -72,7 +72,8 @@ class MetricsRecord(Logger):
         if self.kind == "validation":
             self.validated.update(metrics)
             self.validation_names.update(metrics)
-        self.write(metrics, step=0 if step is None else step)
+        if self.kind != "ignored":
+            self.write(metrics, step=0 if step is None else step)
 
     @override
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
@@ -153,18 +154,23 @@ class RecordEpochs(Callback):
     Must come before all other callbacks: what they log belongs to what it has announced.
     """
 
-    def __init__(self, record: MetricsRecord) -> None:
-        self.record = record
+    def __init__(self, record: MetricsRecord, means: EpochMeans) -> None:
+        self.record, self.means = record, means
         self._step = 0
+        self._ended = False
         self._saved: dict[str, Any] | None = None
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self._step, "lines": dict(self.record.lines)}
+        record = self.record
+        validated = {name: float(value) for name, value in record.validated.items()}
+        return {"step": self._step, "ended": self._ended, "lines": dict(record.lines), "validated": validated}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._saved, self._step = state_dict, state_dict["step"]
+        self._saved, self._step, self._ended = state_dict, state_dict["step"], state_dict["ended"]
+        self.record.validated = dict(state_dict["validated"])
+        self.record.validation_names.update(self.record.validated)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -183,11 +189,19 @@ class RecordEpochs(Callback):
     @override
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         self._announce(trainer, "step")
+        # After some resumes Lightning counts one step too many here, and all loggers would skip it.
+        trainer.fit_loop.epoch_loop._batches_that_stepped = self._step
+        self._ended = False
 
     @override
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         epoch_loop = trainer.fit_loop.epoch_loop
-        self._step = epoch_loop._batches_that_stepped + (not epoch_loop._should_accumulate())
+        stepped = not epoch_loop._should_accumulate()
+        self._step = epoch_loop._batches_that_stepped + stepped
+        connector = trainer._logger_connector
+        if stepped and connector.should_update_logs and trainer.is_global_zero:
+            # Lightning logs the step after the checkpoint that may be made here; a kill between must not lose it.
+            self.record.write(connector.metrics["log"], step=self._step - 1)
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -208,15 +222,20 @@ class RecordEpochs(Callback):
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._announce(trainer, "epoch")
-        if not trainer.is_global_zero:
+        if self._ended:
+            # Resumed after the end of an epoch, Lightning may end it once more.
+            self.record.kind = "ignored"
+        if self._ended or not trainer.is_global_zero:
             return
+        self._ended = True
         known = trainer.callback_metrics
-        trained = {
+        trained: dict[str, Any] = {
             name: value
             for name, value in known.items()
             if name not in self.record.validation_names and not name.endswith(("_step", "_epoch"))
         }
         # What the module logs when its own epoch ends comes through the logger, and joins this line.
+        trained = {**self.means.of_ended_epoch(), **trained}
         self.record.write({**trained, **self.record.validated}, step=max(self._step - 1, 0))
         self.record.validated = {}
 

@@ -41,7 +41,8 @@ def choose_checkpoint(config: ExpManagerConfig, directory: Path, *, set_aside: b
         return given
     if config.resume_if_exists and not config.resume_ignore_no_checkpoint:
         raise NotFoundError(
-            f"no checkpoint to resume from in {directory}; set exp_manager.resume_ignore_no_checkpoint=true to start anew"
+            f"no checkpoint to resume from in {directory}; "
+            "set exp_manager.resume_ignore_no_checkpoint=true to start anew"
         )
     return None
 
@@ -54,8 +55,55 @@ def _refuse_ended(config: ExpManagerConfig, directory: Path) -> None:
         raise CheckpointError(f"{directory} has {len(ended)} checkpoints of ended runs; move all but one away")
 
 
-class RandomStates(Callback):
-    """Keeps the random states of Python, NumPy and torch in each checkpoint, for every rank."""
+class EpochMeans(Callback):
+    """Keeps what an epoch's metrics have added up so far, which Lightning forgets: the epoch's mean stays its mean.
+
+    Only what is logged as a tensor; a torchmetrics object keeps its own state.
+    """
+
+    def __init__(self) -> None:
+        self._results: dict[str, Any] = {}
+        self._saved: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        means = {key: m for key, m in self._results.items() if m.is_tensor and m.meta.on_epoch and not m.has_reset}
+        return {
+            key: (m.value.clone(), m.cumulated_batch_size.clone())
+            for key, m in means.items()
+            if m.meta.is_mean_reduction
+        }
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._saved = state_dict
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._results = trainer.fit_loop.epoch_loop._results
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not called where an epoch is taken up in its middle.
+        self._saved = {}
+
+    def of_ended_epoch(self) -> dict[str, float]:
+        """Return the means of an epoch that was taken up after its last batch: nothing will add to them."""
+        return {key.split(".", 1)[1]: float(total / count) for key, (total, count) in self._saved.items()}
+
+    @override
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        for key in [key for key in self._saved if key in self._results]:
+            total, count = self._saved.pop(key)
+            metric = self._results[key]
+            metric.value = metric.value + total.to(metric.value)
+            metric.cumulated_batch_size = metric.cumulated_batch_size + count.to(metric.cumulated_batch_size)
+
+
+class ExactResume(Callback):
+    """Keeps the random states of Python, NumPy and torch in each checkpoint, for every rank, and takes them up again
+    at the point where they were: so that a resumed run draws the same numbers, and the same batches, as one that was
+    never stopped."""
 
     def __init__(self) -> None:
         self._saved: dict[str, Any] | None = None
@@ -75,9 +123,28 @@ class RandomStates(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restore(trainer)
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        fit_loop = trainer.fit_loop
+        if self._saved is None:
+            return
+        self._restore(trainer)
+        if fit_loop.is_resuming and fit_loop._combined_loader is not None and fit_loop._data_fetcher is not None:
+            # At the end of an epoch Lightning leaves out the loader's state, and goes on with an iterator that was
+            # made before the random states were back.
+            fit_loop._combined_loader._load_state_dicts(fit_loop._combined_loader_states_to_load)
+            fit_loop._combined_loader_states_to_load = []
+            iter(fit_loop._data_fetcher)
+
+    @override
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._saved = None
+
+    def _restore(self, trainer: Trainer) -> None:
         if self._saved is not None and trainer.global_rank < len(self._saved["ranks"]):
             _restore(self._saved["ranks"][trainer.global_rank])
-        self._saved = None
 
 
 def _states() -> dict[str, Any]:
@@ -85,7 +152,7 @@ def _states() -> dict[str, Any]:
         "python": random.getstate(),
         "numpy": np.random.get_state(),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
@@ -214,7 +214,7 @@ def _write(checkpoint: Mapping[str, Any], path: Path) -> tuple[str, int]:
     with path.open("wb") as file:
         hashing = _HashingFile(file)
         try:
-            torch.save(checkpoint, hashing)
+            torch.save(checkpoint, cast(IO[bytes], hashing))
         except RuntimeError as error:
             # torch's zip writer hides a failed write behind an error of its own.
             raise hashing.error or error from error

@@ -1,0 +1,107 @@
+"""A tiny model that shuffles, drops out and steps a schedule: whatever is not restored changes its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from rayconvai.experiment import close, exp_manager
+
+BATCHES = 4
+
+
+class PositionedLoader(DataLoader):
+    """Shuffles by epoch and knows its position: the least that Lightning takes for a stateful loader."""
+
+    def __init__(self, dataset: TensorDataset, batch_size: int) -> None:
+        self.epoch, self.position = 0, 0
+        super().__init__(dataset, batch_size=batch_size)
+
+    def __iter__(self) -> Iterator[list[torch.Tensor]]:
+        order = torch.randperm(len(self.dataset), generator=torch.Generator().manual_seed(self.epoch))
+        batches = order.split(self.batch_size)
+        for batch in batches[self.position :]:
+            # Lightning takes as many batches as there are and never asks for the end of the iterator.
+            done = self.position + 1 == len(batches)
+            self.epoch, self.position = (self.epoch + 1, 0) if done else (self.epoch, self.position + 1)
+            yield [self.dataset.tensors[0][batch]]
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.epoch, self.position = state["epoch"], state["position"]
+
+
+class Net(pl.LightningModule):
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = torch.nn.Sequential(torch.nn.Linear(4, width), torch.nn.Dropout(0.5), torch.nn.Linear(width, 1))
+
+    def training_step(self, batch: list[torch.Tensor]) -> torch.Tensor:
+        loss = self.net(batch[0]).sub(1).pow(2).mean()
+        self.log("train_loss", loss, on_step=True, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: list[torch.Tensor]) -> None:
+        self.log("val_loss", self.net(batch[0]).sub(1).pow(2).mean())
+
+    def test_step(self, batch: list[torch.Tensor]) -> None:
+        self.log("test_loss", self.net(batch[0]).sub(1).pow(2).mean())
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), 1e-2)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.97)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def train_dataloader(self) -> DataLoader:
+        return PositionedLoader(_data(), batch_size=4)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(_data(), batch_size=8)
+
+    test_dataloader = val_dataloader
+
+    def flat(self) -> torch.Tensor:
+        return torch.cat([p.detach().flatten() for p in self.parameters()])
+
+
+def _data() -> TensorDataset:
+    return TensorDataset(torch.randn(4 * BATCHES, 4, generator=torch.Generator().manual_seed(1)))
+
+
+@pytest.fixture
+def make_trainer() -> Callable[..., pl.Trainer]:
+    def make(**options: Any) -> pl.Trainer:
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1}
+        bare = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+        return pl.Trainer(**{**bare, **quiet, "max_epochs": 2, **options})
+
+    return make
+
+
+@pytest.fixture
+def run(make_trainer: Callable[..., pl.Trainer]) -> Callable[..., tuple[pl.Trainer, Net, Path]]:
+    """Train Net in a directory; `trainer` and `fit` are arguments of the Trainer and of its fit."""
+
+    def train(
+        directory: Path, *, trainer: dict[str, Any] | None = None, seed: int = 7, **options: Any
+    ) -> tuple[pl.Trainer, Net, Path]:
+        pl.seed_everything(seed, verbose=False)
+        made = make_trainer(**(trainer or {}))
+        root = exp_manager(made, {"explicit_log_dir": str(directory), **options})
+        model = Net()
+        try:
+            made.fit(model)
+        finally:
+            close(made)
+        return made, model, root
+
+    return train
