@@ -64,6 +64,7 @@ class Composer:
         hydra.version.setbase("1.3")
         self._loader = _loader(config_dirs)
         self._composed: dict[tuple[str, ...], bytes] = {}
+        self._known_options: dict[str, list[str]] = {}
 
     def compose(self, overrides: Sequence[str] = ()) -> DictConfig:
         """Compose and check the recipe with its overrides and these.
@@ -114,7 +115,10 @@ class Composer:
         return known_keys(self.compose())
 
     def _options(self, name: str) -> list[str]:
-        return self._loader.get_group_options(name) if self._loader.repository.group_exists(name) else []
+        if name not in self._known_options:  # Hydra copies all its sources to answer
+            exists = self._loader.repository.group_exists(name)
+            self._known_options[name] = self._loader.get_group_options(name) if exists else []
+        return self._known_options[name]
 
     def _chosen_groups(self) -> list[str]:
         try:
