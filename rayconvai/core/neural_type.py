@@ -285,7 +285,9 @@ def _kinds_and_sizes(axes: tuple[AxisType, ...]) -> Counter[tuple[AxisKindAbstra
 
 def describe_mismatch(port: NeuralType, value: NeuralType) -> str:
     """Say in a clause why the port does not take the value, and what may help."""
-    result = port.compare(value.with_sizes([axis.fixed for axis in port.axes or ()]))
+    result = port.compare(value)
+    if result is NeuralTypeComparisonResult.INCOMPATIBLE:  # sizes that the value leaves open are not what is wrong
+        result = port.compare(value.with_sizes([axis.fixed for axis in port.axes or ()]))
     hint = {
         NeuralTypeComparisonResult.LESS: "the port takes only a more specific type",
         NeuralTypeComparisonResult.DIM_INCOMPATIBLE: "axis sizes differ",

@@ -127,12 +127,8 @@ def test_modules_can_be_called_with_ports_outside_of_trace() -> None:
             r"got SpectrogramType \(B, T, D:80\) from parts\.mask \(Mask\)\.features",
             id="size",
         ),
-        pytest.param(
-            Encoder(kind=LogprobsType), FED, r"takes LogprobsType .* got SpectrogramType .*INCOMP", id="element"
-        ),
-        pytest.param(
-            Encoder(kind=MelSpectrogramType), FED, "LESS: the port takes only a more specific type", id="parent"
-        ),
+        pytest.param(Encoder(kind=LogprobsType), FED, r"takes LogprobsType .*INCOMPATIBLE", id="element"),
+        pytest.param(Encoder(kind=MelSpectrogramType), FED, "LESS: .* more specific", id="parent"),
         pytest.param(
             Encoder(),
             {**FED, "audio": NeuralType(("B", "T"), AudioSignal(8_000))},
@@ -165,9 +161,7 @@ def test_modules_that_do_not_fit_are_found(encoder: Encoder, fed: dict[str, Any]
     ("arguments", "message"),
     [
         pytest.param({"log_probs": 1}, "required input 'tokens'", id="unfed"),
-        pytest.param(
-            {"log_probs": 1, "tokens": 1, "weight": 1}, "no input is called 'weight'; nearest: weights", id="unknown"
-        ),
+        pytest.param({"log_probs": 1, "tokens": 1, "weight": 1}, "'weight'; nearest: weights", id="unknown"),
     ],
 )
 def test_unfed_and_unknown_ports_are_found(arguments: dict[str, Any], message: str) -> None:
