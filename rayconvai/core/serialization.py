@@ -38,7 +38,7 @@ class Serialization:
         plain = {str(key): value for key, value in node.items()}
         instance: Any
         if TARGET in plain:
-            instance = build(node)
+            instance = build(config)  # as it was given: it knows its place in a larger config, for messages
         else:
             kind: type[Serialization] = cls
             if "target" in plain:
