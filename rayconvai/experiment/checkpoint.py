@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,8 @@ from rayconvai.errors import ConfigError, nearest
 from rayconvai.experiment.interrupt import Interrupted, may_stop_here
 from rayconvai.experiment.options import CheckpointParams, OptionError
 from rayconvai.experiment.storage import find_last
+
+log = logging.getLogger(__name__)
 
 
 class Checkpoints(ModelCheckpoint):
@@ -94,10 +97,11 @@ class Checkpoints(ModelCheckpoint):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        # Only an interruption comes between batches; any other exception may have torn a step in two.
-        if isinstance(exception, Interrupted) and self.save_last:
+        # Only such an interruption comes between steps; any other exception may have torn one in two.
+        if isinstance(exception, Interrupted) and not exception.at_once and self.save_last:
             self._save_last(trainer)
             exception.checkpoint = Path(self.last_model_path)
+            log.warning("stopped; checkpoint: %s", exception.checkpoint)
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -22,9 +22,11 @@ _Handler = Callable[[int, FrameType | None], Any] | int | None
 class Interrupted(SystemExit):
     """A run that was told to stop and did; uncaught, it ends the process with 128 + signal, as shells expect."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, at_once: bool = False) -> None:
         super().__init__(128 + number)
         self.signal = signal.Signals(number)
+        self.at_once = at_once
+        """It stopped in the middle of a step, from which no checkpoint may be made."""
         self.checkpoint: Path | None = None
         """What the run can go on from; None if it keeps no last checkpoint."""
 
@@ -79,10 +81,10 @@ class StopOnSignal(Callback):
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         if self._received is not None:
-            self._restore_handlers()
-            raise KeyboardInterrupt
+            raise Interrupted(number, at_once=True)
         self._received = number
-        log.warning("%s: stopping after this batch, with a checkpoint; again: at once", signal.Signals(number).name)
+        name = signal.Signals(number).name
+        log.warning("%s: stopping as soon as a checkpoint can be made (again: at once, without)", name)
 
     def _stop_if_told(self, trainer: Trainer) -> None:
         told = self._received is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import netrc
 import os
@@ -12,7 +13,6 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
-import wandb
 import yaml
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
@@ -98,7 +98,7 @@ class RunWandbLogger(WandbLogger):
         missing = [key for key in ("name", "project") if kwargs.get(key) is None]
         if missing:
             raise OptionError(f"exp_manager.wandb_logger_kwargs needs {' and '.join(missing)}")
-        _check_kwargs("wandb_logger_kwargs", kwargs, WandbLogger, wandb.init)
+        _check_kwargs("wandb_logger_kwargs", kwargs, WandbLogger, _wandb().init)
         offline = bool(kwargs.get("offline")) or os.environ.get("WANDB_MODE") in ("offline", "dryrun")
         if not offline and os.environ.get("WANDB_MODE") != "disabled" and not _has_key():
             log.info("W&B: no API key, so the run is kept offline in %s/wandb; `wandb sync` sends it", directory)
@@ -114,6 +114,7 @@ class RunWandbLogger(WandbLogger):
         """The W&B run."""
         if self._experiment is not None:
             return self._experiment
+        wandb = _wandb()
         if wandb.run is not None and wandb.run is RunWandbLogger._open_run:
             # The run before in this process was not closed; Lightning would log into it.
             wandb.finish()
@@ -132,7 +133,7 @@ class RunWandbLogger(WandbLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         try:
             super().log_metrics(metrics, step)
-        except (wandb.Error, OSError) as error:
+        except (_wandb().Error, OSError) as error:
             log.warning("W&B did not take the metrics of step %s: %s", step, error)
 
     @rank_zero_only
@@ -214,6 +215,11 @@ class _Events:
     def _give_up(self, error: OSError) -> None:
         self._writer = None
         log.warning("TensorBoard events cannot be written to %s (%s); training goes on without", self._logdir, error)
+
+
+def _wandb() -> Any:
+    # Its import takes as long as the start of a small run; only runs that ask for it pay for it.
+    return importlib.import_module("wandb")
 
 
 def _has_key() -> bool:

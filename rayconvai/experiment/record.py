@@ -242,7 +242,7 @@ class RecordEpochs(Callback):
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         connector = trainer._logger_connector
-        if isinstance(exception, Interrupted) and connector._first_loop_iter is not None:
+        if isinstance(exception, Interrupted) and not exception.at_once and connector._first_loop_iter is not None:
             # Lightning logs a step after the hook that the interruption came from.
             connector.update_train_step_metrics()
 

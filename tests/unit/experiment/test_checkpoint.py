@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,48 +135,72 @@ def test_ranking_goes_on_where_a_directory_was_moved(run: Run, tmp_path: Path) -
     assert {Path(path).parent for path in trainer.checkpoint_callback.best_k_models} == {root / "checkpoints"}
 
 
-@pytest.mark.parametrize("moment", ["while_writing", "before_the_stamp", "before_the_rename"])
-def test_kill_while_saving_leaves_the_checkpoint_before(moment: str, tmp_path: Path) -> None:
-    code = f"""
-        import os, signal, sys, torch
-        from pathlib import Path
-        import rayconvai.experiment.storage as storage
-        from rayconvai.experiment.storage import AtomicCheckpointIO
-        path, content = Path({str(tmp_path)!r}) / "last.ckpt", {{"global_step": 1, "w": torch.zeros(999)}}
-        AtomicCheckpointIO().save_checkpoint(content, path)
-        def die(*_): os.kill(os.getpid(), signal.SIGKILL)
-        moment = {moment!r}
-        if moment == "while_writing": storage._HashingFile.write = die
-        if moment == "before_the_stamp": storage._write_stamps = die
-        if moment == "before_the_rename":
-            replace, done = os.replace, []
-            os.replace = lambda *a: die() if done else (done.append(1), replace(*a))
-        AtomicCheckpointIO().save_checkpoint({{"global_step": 2, "w": torch.ones(999)}}, path)
-    """
-    died = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False)
-    assert died.returncode == -signal.SIGKILL
-    last = find_last(tmp_path)
-    assert last == tmp_path / "last.ckpt"
-    assert AtomicCheckpointIO().load_checkpoint(last)["global_step"] == 1
+def in_fork(action: Callable[[], None]) -> int:
+    """Run in a forked process, which is as good as dead afterwards; return its wait status."""
+    child = os.fork()
+    if child == 0:
+        try:
+            action()
+        finally:
+            os._exit(0)
+    return os.waitpid(child, 0)[1]
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def die(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("rayconvai.experiment.storage._HashingFile.write", id="while_writing"),
+        pytest.param("rayconvai.experiment.storage._write_stamps", id="before_the_stamp"),
+        pytest.param("os.replace", id="before_the_first_rename"),
+        pytest.param("rayconvai.experiment.storage._sync_directory", id="after_the_renames"),
+    ],
+)
+def test_kill_while_saving_leaves_a_good_checkpoint(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path / "last.ckpt", step=1)
+
+    def save_and_die() -> None:
+        monkeypatch.setattr(moment, die)
+        save(path, step=2)
+
+    assert in_fork(save_and_die) == signal.SIGKILL
+    assert find_last(tmp_path) == path
+    step = AtomicCheckpointIO().load_checkpoint(path)["global_step"]
+    assert step == (2 if "sync" in moment else 1)
+
+
+def test_kill_between_the_renames_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, replace = save(tmp_path / "last.ckpt", step=1), os.replace
+
+    def replace_stamp_alone(source: Path, target: Path) -> None:
+        return replace(source, target) if Path(target).suffix == ".json" else die()
+
+    def save_and_die() -> None:
+        monkeypatch.setattr("os.replace", replace_stamp_alone)
+        save(path, step=2)
+
+    assert in_fork(save_and_die) == signal.SIGKILL
+    assert find_last(tmp_path) == path
+    assert AtomicCheckpointIO().load_checkpoint(path)["global_step"] == 1
+
+
 def test_full_disk_is_said_and_costs_nothing_else(tmp_path: Path) -> None:
     good = save(tmp_path / "good.ckpt", step=1)
-    script = f"""
-        import resource, signal, torch
-        from rayconvai.errors import StorageError
-        from rayconvai.experiment.storage import AtomicCheckpointIO
+
+    def save_too_much() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-        try:
-            AtomicCheckpointIO().save_checkpoint({{"w": torch.ones(99_999)}}, {str(tmp_path / "large.ckpt")!r})
-        except StorageError as error:
-            print(error)
-    """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
-    assert f"large.ckpt cannot be written in {tmp_path}" in done.stdout
-    assert done.stdout.count("\n") == 1
+        with pytest.raises(StorageError, match=f"large.ckpt cannot be written in {tmp_path}: File too large") as raised:
+            AtomicCheckpointIO().save_checkpoint({"w": torch.ones(99_999)}, tmp_path / "large.ckpt")
+        if "\n" not in str(raised.value):
+            die()
+
+    assert in_fork(save_too_much) == signal.SIGKILL
     assert sorted(p.name for p in tmp_path.iterdir()) == ["good.ckpt", "good.ckpt.json"]
     assert find_last(tmp_path) == good
 

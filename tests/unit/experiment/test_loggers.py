@@ -1,0 +1,136 @@
+"""What the loggers wrote is read back with the tools that users read it with; none of them may stop a training."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+
+from rayconvai.experiment import RunLayout, read_metrics
+from rayconvai.experiment.loggers import RunTensorBoardLogger, RunWandbLogger
+from rayconvai.experiment.record import MetricsRecord
+
+Run = Callable[..., Any]
+
+
+def tensorboard(root: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(root), size_guidance={"scalars": 0, "tensors": 0})
+    events.Reload()
+    return events
+
+
+def test_tensorboard_reads_as_one_curve_over_a_restart(run: Run, tmp_path: Path) -> None:
+    run(tmp_path, checkpoint_callback_params={"every_n_train_steps": 3})
+    for path in (tmp_path / "checkpoints").glob("*step=8*"):
+        path.unlink()
+    run(tmp_path, resume_if_exists=True, trainer={"max_epochs": 3})
+    events = tensorboard(tmp_path)
+    assert [point.step for point in events.Scalars("train_loss_step")] == list(range(12))
+    assert [point.step for point in events.Scalars("val_loss")] == [3, 7, 11]
+    recorded = [line["val_loss"] for line in read_metrics(tmp_path / "metrics.jsonl") if line["kind"] == "epoch"]
+    assert [point.value for point in events.Scalars("val_loss")] == pytest.approx(recorded)
+    assert b"width: 8" in events.Tensors("config/text_summary")[0].tensor_proto.string_val[0]
+
+
+def wandb_records(root: Path) -> list[Any]:
+    """The records of an offline run: LevelDB's log format after a header of 7 bytes."""
+    from wandb.proto import wandb_internal_pb2
+
+    (path,) = root.glob("wandb/offline-run-*/*.wandb")
+    data, at, parts, records = path.read_bytes(), 7, b"", []
+    while at + 7 <= len(data):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+            continue
+        _, size, kind = struct.unpack_from("<IHB", data, at)
+        parts, at = parts + data[at + 7 : at + 7 + size], at + 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            records.append(wandb_internal_pb2.Record.FromString(parts))
+            parts = b""
+    return records
+
+
+def test_wandb_without_a_key_is_kept_offline(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    kwargs = {"name": "r", "project": "p", "id": "p-t0007", "group": "p"}
+    run(tmp_path / "run", create_wandb_logger=True, wandb_logger_kwargs=kwargs)
+    assert caplog.text.count("W&B: no API key") == 1
+    assert wandb.run is None
+    records = wandb_records(tmp_path / "run")
+    started = next(record.run for record in records if record.HasField("run"))
+    assert (started.run_id, started.project, started.run_group) == ("p-t0007", "p", "p")
+    config = {u.key: u.value_json for r in records for u in (*r.run.config.update, *r.config.update)}
+    assert config["width"] == "8"
+    history = [
+        {"/".join(i.nested_key) or i.key: i.value_json for i in r.history.item}
+        for r in records
+        if r.HasField("history")
+    ]
+    assert sum("val_loss" in row for row in history) == 2
+
+
+def test_wandb_that_cannot_be_had_is_replaced_by_files(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    init = wandb.init
+
+    def only_offline(**kwargs: Any) -> Any:
+        if kwargs.get("mode") != "offline":
+            raise wandb.errors.CommError("no route to host")
+        return init(**kwargs)
+
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setattr(wandb, "init", only_offline)
+    trainer, _, root = run(tmp_path, create_wandb_logger=True, wandb_logger_kwargs={"name": "r", "project": "p"})
+    assert trainer.global_step == 8
+    assert "W&B cannot be had (no route to host)" in caplog.text
+    assert wandb_records(root)
+
+
+def test_tensorboard_on_a_full_disk_lets_the_training_go_on(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tensorboardX.event_file_writer.EventsWriter.write_event", full)
+    trainer, _, _ = run(tmp_path)
+    assert trainer.global_step == 8
+    assert caplog.text.count("training goes on without") == 1
+
+
+def test_samples_reach_every_logger(tmp_path: Path) -> None:
+    samples = [{"text": "one two", "heard": "one too"}, {"text": "né", "heard": "ne"}]
+    record, board = MetricsRecord(RunLayout(tmp_path)), RunTensorBoardLogger(tmp_path, {})
+    for logger in (record, board):
+        logger.log_samples(samples, step=5)
+        logger.close()
+    kept = (tmp_path / "samples" / "step-00000005.jsonl").read_text(encoding="utf-8")
+    assert [json.loads(line) for line in kept.splitlines()] == samples
+    assert b"one too" in tensorboard(tmp_path).Tensors("samples/text_summary")[0].tensor_proto.string_val[0]
+    assert callable(RunWandbLogger.log_samples)
+
+
+def test_record_survives_a_torn_line(tmp_path: Path) -> None:
+    record = MetricsRecord(RunLayout(tmp_path))
+    record.log_metrics({"train_loss_step": 1.5, "epoch": 0}, step=0)
+    record.log_metrics({"lr": 0.1}, step=0)
+    record.log_metrics({"train_loss_step": float("nan")}, step=1)
+    record.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "st')
+    lines = [{k: v for k, v in line.items() if k != "time"} for line in read_metrics(tmp_path / "metrics.jsonl")]
+    assert lines == [
+        {"kind": "step", "step": 0, "epoch": 1, "train_loss": 1.5, "lr": 0.1},
+        {"kind": "step", "step": 1, "epoch": 1, "train_loss": None},
+    ]
