@@ -54,6 +54,9 @@ class Checkpoints(ModelCheckpoint):
         self._step_seen = self._step_at_start = -1
         self._ranked_by_step: bool | None = None
 
+    def _ModelCheckpoint__warn_if_dir_not_empty(self, dirpath: str) -> None:
+        """Nothing: a run that is resumed finds its own checkpoints."""
+
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._written_at = time.monotonic()

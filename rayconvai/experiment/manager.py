@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch.distributed as dist
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
@@ -158,6 +158,9 @@ def _begin(layout: RunLayout, config: ExpManagerConfig, checkpoints: Path) -> No
     except OSError as error:
         raise StorageError(f"{error.filename or layout.root} cannot be written: {error.strerror or error}") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    if not logging.getLogger("rayconvai").hasHandlers():
+        # Nobody has set up logging: warnings would go to the file alone.
+        logging.getLogger("rayconvai").addHandler(_Console())
     for name in _LOGGED:
         logger = logging.getLogger(name)
         logger.addHandler(handler)
@@ -170,9 +173,13 @@ class _RunLog(logging.FileHandler):
     """The log.txt of the run that this process is at; a new run takes its place."""
 
 
+class _Console(logging.StreamHandler[TextIO]):
+    """The terminal, where logging is not set up."""
+
+
 def _detach_log() -> None:
     for name in _LOGGED:
-        for handler in [h for h in logging.getLogger(name).handlers if isinstance(h, _RunLog)]:
+        for handler in [h for h in logging.getLogger(name).handlers if isinstance(h, (_RunLog, _Console))]:
             logging.getLogger(name).removeHandler(handler)
             handler.close()
 
