@@ -16,7 +16,7 @@ from rayconvai.core.artefact import read_artefact, write_artefact
 from rayconvai.core.build import build
 from rayconvai.core.module import NeuralModule
 from rayconvai.core.optim import build_optimizer
-from rayconvai.core.schedules import build_schedule
+from rayconvai.core.schedules import lightning_schedule
 from rayconvai.errors import ArtefactError, ConfigError
 
 
@@ -75,12 +75,11 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
         max_steps = self.trainer.estimated_stepping_batches
         if max_steps == float("inf"):
             raise ConfigError("a schedule needs an end: set trainer.max_epochs or trainer.max_steps, or schedule=none")
-        batches_per_epoch = int(self.trainer.num_training_batches)
-        steps_per_epoch = max(1, batches_per_epoch // self.trainer.accumulate_grad_batches)
-        schedule = build_schedule(
+        steps_per_epoch = max(1, int(self.trainer.num_training_batches) // self.trainer.accumulate_grad_batches)
+        schedule = lightning_schedule(
             self._schedule, optimizer, max_steps=int(max_steps), steps_per_epoch=steps_per_epoch
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def save_to(self, save_path: str | Path, card: Mapping[str, Any] | None = None) -> Path:
         """Write the model as an artefact: a directory with weights, config, assets and card.

@@ -134,9 +134,9 @@ class CTCModel(Model):
 
     @override
     def training_step(self, batch: SpeechBatch, batch_idx: int) -> Tensor:
-        loss, _, lengths = self._step(batch)
+        loss, _, _ = self._step(batch)
         if not torch.isfinite(loss):
-            raise InfeasibleError(self._explain(batch, lengths, float(loss)))
+            raise InfeasibleError(self._explain(batch, loss.item()))
         size = len(batch.audio_lengths)
         self.log("train_loss", loss, batch_size=size, on_step=True, on_epoch=True, prog_bar=True, sync_dist=True)
         return loss
@@ -214,7 +214,7 @@ class CTCModel(Model):
             return sound
         return read_audio(sound, sample_rate=self.preprocessor.sample_rate)
 
-    def _explain(self, batch: SpeechBatch, lengths: Tensor, loss: float) -> str:
+    def _explain(self, batch: SpeechBatch, loss: float) -> str:
         rows = batch.indices.tolist()
         dataset = getattr(self.trainer.train_dataloader, "dataset", None)
         where = [dataset.manifest.where(row) if isinstance(dataset, SpeechDataset) else str(row) for row in rows]

@@ -1,0 +1,260 @@
+"""One run of a recognizer, from config to artefact to text; and what each bad input gets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from omegaconf import DictConfig
+from safetensors.torch import load_file, save_file
+
+from rayconvai.__main__ import transcribe
+from rayconvai.asr.models.ctc import CTCModel
+from rayconvai.config.compose import compose
+from rayconvai.core.model import Model
+from rayconvai.data.audio import write_audio
+from rayconvai.errors import ArtefactError, DataError, InfeasibleError, RayconvaiError, StorageError
+from rayconvai.train.finish import finish
+from rayconvai.train.fit import FitResult, fit
+from rayconvai.train.runtime import Runtime
+from tests.unit.asr.conftest import TEXTS
+
+WriteManifest = Callable[..., Path]
+SMALL = (
+    "data=manifest",
+    "augment=none",
+    "trainer=cpu",
+    "trainer.max_epochs=60",
+    "optim.lr=5e-3",
+    "model.preprocessor.sample_rate=8000",
+    "model.preprocessor.num_mels=20",
+    "model.preprocessor.n_fft=256",
+    "model.preprocessor.win_length=200",
+    "model.preprocessor.hop_length=80",
+    "model.encoder.num_layers=1",
+    "model.encoder.d_model=32",
+    "model.encoder.num_heads=2",
+    "model.encoder.conv_kernel_size=5",
+    "exp_manager.create_tensorboard_logger=false",
+)
+
+
+def small(manifest: Path, *overrides: str, dev: Path | None = None) -> DictConfig:
+    corpus = (f"data.corpus.train={manifest}", f"data.corpus.dev={dev or manifest}")
+    return compose("asr/conformer_ctc", [*SMALL, *corpus, *overrides])
+
+
+def run(config: DictConfig, run_dir: Path) -> FitResult:
+    return fit(config, Runtime(run_dir=run_dir, progress=False))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[FitResult, Path, list[Path]]:
+    """A run on four utterances, its artefact, and the sounds."""
+    from tests.unit.asr.conftest import RATE, tones
+
+    root = tmp_path_factory.mktemp("trained")
+    sounds = [root / f"{text}.wav" for text in TEXTS]
+    rows = []
+    for text, sound in zip(TEXTS, sounds, strict=True):
+        write_audio(sound, tones(text), RATE)
+        rows.append({"audio_filepath": sound.name, "duration": len(tones(text)) / RATE, "text": text})
+    (root / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = run(small(root / "train.jsonl"), root / "run")
+    assert result.best_checkpoint is not None
+    finish(result.config, result.run_dir, result.best_checkpoint, root / "artefact", Runtime(progress=False))
+    return result, root / "artefact", sounds
+
+
+def test_a_run_learns_and_its_artefact_transcribes(
+    trained: tuple[FitResult, Path, list[Path]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    result, artefact, sounds = trained
+    assert result.metrics["val_wer"] == 0.0
+    assert transcribe([str(artefact), *map(str, sounds)]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{s}\t{t}" for s, t in zip(sounds, TEXTS, strict=True)]
+    card = json.loads((artefact / "card.json").read_text())
+    assert card["metrics"]["val_wer"] == 0.0
+    assert card["data"]["train"]["utterances"] == len(TEXTS)
+    assert card["provenance"]["seed"] == result.config.seed
+
+
+def test_the_saved_config_composes_the_same_run(trained: tuple[FitResult, Path, list[Path]]) -> None:
+    result, _, _ = trained
+    again = compose("config", [], [result.run_dir])
+    assert again == result.config
+
+
+def test_an_artefact_holds_no_pickle_and_restores_the_same_weights(
+    trained: tuple[FitResult, Path, list[Path]], tmp_path: Path
+) -> None:
+    _, artefact, _ = trained
+    assert {path.suffix for path in artefact.rglob("*") if path.is_file()} <= {".json", ".yaml", ".safetensors"}
+    model = Model.restore_from(artefact)
+    assert isinstance(model, CTCModel)
+    again = CTCModel.restore_from(model.save_to(tmp_path / "again"))
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, again.state_dict()[name])
+
+
+def damage_weights(root: Path) -> None:
+    weights = load_file(root / "model.safetensors")
+    save_file({name: weight + 1 for name, weight in weights.items()}, root / "model.safetensors")
+
+
+def add_file(root: Path) -> None:
+    (root / "assets" / "extra.py").write_text("print('hello')")
+
+
+def drop_file(root: Path) -> None:
+    (root / "model.safetensors").unlink()
+
+
+def climb_out(root: Path) -> None:
+    secret = root.parent / "secret"
+    secret.write_text("x")
+    edit_card(root, lambda card: card["files"].update({"../secret": "0"}))
+
+
+def link_out(root: Path) -> None:
+    outside = root.parent / "outside"
+    shutil.move(root / "assets", outside)
+    (root / "assets").symlink_to(outside)
+
+
+def truncate_card(root: Path) -> None:
+    text = (root / "card.json").read_text()
+    (root / "card.json").write_text(text[: len(text) // 2])
+
+
+def newer_format(root: Path) -> None:
+    edit_card(root, lambda card: card.update(format=99))
+
+
+def name_class(target: str) -> Callable[[Path], None]:
+    def tamper(root: Path) -> None:
+        import hashlib
+
+        config = yaml.safe_load((root / "config.yaml").read_text())
+        config["preprocessor"]["_target_"] = target
+        (root / "config.yaml").write_text(yaml.safe_dump(config))
+        digest = hashlib.sha256((root / "config.yaml").read_bytes()).hexdigest()
+        edit_card(root, lambda card: card["files"].update({"config.yaml": digest}))
+
+    return tamper
+
+
+def edit_card(root: Path, change: Callable[[dict], object]) -> None:
+    card = json.loads((root / "card.json").read_text())
+    change(card)
+    (root / "card.json").write_text(json.dumps(card))
+
+
+@pytest.mark.parametrize(
+    ("tamper", "message"),
+    [
+        pytest.param(damage_weights, "model.safetensors was changed or damaged", id="changed_weights"),
+        pytest.param(add_file, "assets/extra.py is not in the card", id="file_added"),
+        pytest.param(drop_file, "model.safetensors is missing", id="file_missing"),
+        pytest.param(climb_out, "outside the artefact", id="path_climbs_out"),
+        pytest.param(link_out, "outside the artefact", id="link_leads_out"),
+        pytest.param(truncate_card, "cannot be read", id="torn_card"),
+        pytest.param(newer_format, "format 99", id="newer_format"),
+        pytest.param(name_class("os.system"), "outside the allowed packages", id="class_outside_allow_list"),
+        pytest.param(name_class("torch.load"), "is a function", id="function"),
+        pytest.param(name_class("torch.Generator"), "is not a torch module", id="not_a_module"),
+        pytest.param(shutil.rmtree, "is not an artefact", id="nothing_there"),
+    ],
+)
+def test_a_bad_artefact_is_refused(
+    trained: tuple[FitResult, Path, list[Path]], tmp_path: Path, tamper: Callable[[Path], None], message: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(trained[1], copy)
+    tamper(copy)
+    with pytest.raises(ArtefactError, match=message) as caught:
+        Model.restore_from(copy)
+    assert "\n" not in str(caught.value)
+
+
+def row(**fields: object) -> Callable[[WriteManifest, Path], Path]:
+    return lambda write, folder: write(rows={2: fields})
+
+
+def silent(write: WriteManifest, folder: Path) -> Path:
+    manifest = write()
+    write_audio(folder / "train2.wav", torch.zeros(8000), 8000)
+    return manifest
+
+
+def empty_sound(write: WriteManifest, folder: Path) -> Path:
+    manifest = write()
+    write_audio(folder / "train2.wav", torch.zeros(0), 8000)
+    return manifest
+
+
+def unreadable(write: WriteManifest, folder: Path) -> Path:
+    manifest = write()
+    (folder / "train2.wav").write_bytes(b"not a sound")
+    return manifest
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        pytest.param(row(audio_filepath="no.wav"), r"train.jsonl:3: .*no.wav", id="missing_sound"),
+        pytest.param(unreadable, r"train.jsonl:3: .*train2.wav", id="unreadable_sound"),
+        pytest.param(empty_sound, r"train.jsonl:3: ", id="zero_length"),
+        pytest.param(silent, r"train.jsonl:3: ", id="all_silent"),
+        pytest.param(row(duration=-1), r"train.jsonl:3: .*duration", id="negative_duration"),
+        pytest.param(row(text=5), r"train.jsonl:3: .*text", id="text_is_a_number"),
+        pytest.param(lambda write, folder: folder / "none.jsonl", r"none.jsonl", id="missing_manifest"),
+    ],
+)
+def test_bad_data_is_refused_before_training(
+    write_manifest: WriteManifest, tmp_path: Path, make: Callable[[WriteManifest, Path], Path], message: str
+) -> None:
+    manifest = make(write_manifest, tmp_path)
+    with pytest.raises(DataError, match=message) as caught:
+        run(small(manifest), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_text_outside_the_tokenizer_and_an_empty_dev_set(write_manifest: WriteManifest, tmp_path: Path) -> None:
+    train = write_manifest()
+    dev = write_manifest("dev", rows={1: {"text": "aZb"}})
+    with pytest.raises(DataError, match=r"dev.jsonl:2: .*'Z'"):
+        run(small(train, dev=dev), tmp_path / "run")
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    with pytest.raises(DataError, match=r"empty.jsonl"):
+        run(small(train, dev=empty), tmp_path / "run")
+
+
+def test_bad_utterances_are_left_out_with_a_count(
+    write_manifest: WriteManifest, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = row(audio_filepath="no.wav")(write_manifest, tmp_path)
+    overrides = ("data.checks.on_bad=skip", "trainer.max_epochs=1")
+    result = run(small(manifest, *overrides), tmp_path / "run")
+    assert json.loads((result.run_dir / "provenance.json").read_text())["data"]["train"]["utterances"] == 3
+    assert "left out 1 of 4" in caplog.text
+
+
+def test_a_loss_that_is_not_a_number_names_step_and_utterances(write_manifest: WriteManifest, tmp_path: Path) -> None:
+    overrides = ("optim.lr=1e30", "trainer.gradient_clip_val=null", "schedule=constant")
+    with pytest.raises(InfeasibleError, match=r"step \d+ \(lr .*e\+\d+\), utterances .*train.jsonl:"):
+        run(small(write_manifest(), *overrides), tmp_path / "run")
+
+
+def test_an_unwritable_directory_is_refused_before_training(write_manifest: WriteManifest, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="file") as caught:
+        run(small(write_manifest()), tmp_path / "file" / "run")
+    assert isinstance(caught.value, RayconvaiError)
