@@ -21,10 +21,10 @@ from rayconvai.data.synthetic import ACCENTS, VARIANTS, SyntheticCorpus
 from rayconvai.errors import ConfigError, DataError, StorageError
 
 GOLDEN = {
-    ("digits", 10): "391f46a5124370bf124c58b8f11da16939db5e6d9a65a39131d4f05c0cfb4373",
-    ("sentences", 10): "2ee98b5742531301c8c590ed6c7224f381e852a14e718ea546afde8dfc320af7",
-    ("all", 40): "8e8b35ffaf30f2e17320256e609e30d14eef3f5a98053b453320f8e6d4f0dae0",
-    ("all", 1000): "7cc74f728c63b5e99313a00a7f0d02d6cde52f95bf653d790ba541eaae3ef628",
+    ("digits", 10): "1ca91851b94377340e2b5c59595d02add54b8a46486f5b42bf2eeaa84ca6547d",
+    ("sentences", 10): "7ba7c25d55161d76d65d89692fe6ea9894cb2b8b65aca0e744c37525e5a5d44f",
+    ("all", 40): "f4460983a9e5474700053139f382fbcb312b1ad5b98db63614bf05c67309bb98",
+    ("all", 1000): "9fe6654dd02a6abdbab24162a467550fc2c7abbb8a08d260b8d01a9e741db526",
 }
 same_wheel = pytest.mark.skipif(
     sys.platform != "linux" or version("espeakng-loader") != "0.2.4",
