@@ -34,8 +34,6 @@ class _Stop(BaseException):
 
 def main() -> int:
     """Check every run that the command line asks for, then let Hydra do what it asks."""
-    if os.environ.setdefault("HYDRA_FULL_ERROR", "0") == "1" and "--debug" not in sys.argv:
-        sys.argv.append("--debug")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves its errors to us
     arguments = get_args_parser().parse_args()
     flags = _without(sys.argv[1:], arguments.overrides)
@@ -79,12 +77,22 @@ def _task(composed: DictConfig) -> None:
 
 
 def _train(config: DictConfig, overrides: list[str], run_dir: Path | None) -> None:
-    from rayconvai.train.finish import finish  # what trains takes seconds to import: --help does not pay for it
+    from rayconvai.experiment.interrupt import Interrupted  # data, audio, checkpoints: --help need not load them
+    from rayconvai.train.finish import finish
     from rayconvai.train.fit import fit
     from rayconvai.train.runtime import Runtime
 
-    runtime = Runtime(run_dir=run_dir, overrides=overrides)
-    result = fit(config, runtime)
+    try:
+        result = fit(config, Runtime(run_dir=run_dir, overrides=overrides))
+    except Interrupted as stop:
+        if stop.checkpoint is not None:
+            run = stop.checkpoint.parent.parent
+            print(
+                f"interrupted; to go on: {_NAME} --config-dir {run} --config-name config "
+                f"exp_manager.explicit_log_dir={run} exp_manager.resume_if_exists=true",
+                file=sys.stderr,
+            )
+        raise
     metrics = dict(result.metrics)
     if config.artefact and result.best_checkpoint is not None:
         artefact = result.run_dir / "artefact"
@@ -136,4 +144,6 @@ def _without(tokens: list[str], overrides: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        sys.argv.append("--debug")
     run_cli(main)
