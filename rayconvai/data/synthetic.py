@@ -37,8 +37,8 @@ VARIANTS: dict[Split, tuple[str, ...]] = {
 }
 """eSpeak's variants are the voices proper: formants, pitch, source. Any of them speaks with any accent.
 
-Left out: variants with ``breath`` (not reproducible), robots, whispers, hurried ones, and in dev and test those that differ from a
-training variant in little but their name.
+Left out: variants with ``breath`` (not reproducible), robots, whispers, hurried ones; in dev and test those that differ
+from a training variant in little but their name.
 """
 RATES = tuple(range(125, 166, 5))
 PITCHES = tuple(range(35, 66, 5))
