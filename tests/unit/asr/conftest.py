@@ -34,7 +34,9 @@ def tones(text: str, seconds: float = 0.2) -> Tensor:
 def write_manifest(tmp_path: Path) -> Callable[..., Path]:
     """Write the sounds of some texts and their manifest; a row can be changed by ``rows``."""
 
-    def write(name: str = "train", texts: Sequence[str] = TEXTS, rows: dict[int, dict[str, object]] | None = None) -> Path:
+    def write(
+        name: str = "train", texts: Sequence[str] = TEXTS, rows: dict[int, dict[str, object]] | None = None
+    ) -> Path:
         manifest = tmp_path / f"{name}.jsonl"
         with manifest.open("w") as file:
             for index, text in enumerate(texts):
@@ -52,9 +54,7 @@ def model() -> CTCModel:
     """A recognizer of tones."""
     torch.manual_seed(0)
     front = LogMel(sample_rate=RATE, num_mels=20, n_fft=256, win_length=200, hop_length=80)
-    encoder = ConformerEncoder(
-        in_features=20, d_model=32, num_layers=1, num_heads=2, conv_kernel_size=5, dropout=0.0
-    )
+    encoder = ConformerEncoder(in_features=20, d_model=32, num_layers=1, num_heads=2, conv_kernel_size=5, dropout=0.0)
     tokenizer = CharTokenizer.train(TEXTS)
     decoder = CTCDecoder(in_features=32, num_classes=tokenizer.vocab_size + 1)
     return CTCModel(preprocessor=front, encoder=encoder, decoder=decoder, tokenizer=tokenizer)
