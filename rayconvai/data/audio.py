@@ -17,6 +17,8 @@ from rayconvai.data.manifest import Manifest
 from rayconvai.data.soundcheck import DURATION_TOLERANCE, SILENT_PEAK, open_sound
 from rayconvai.errors import DataError, StorageError
 
+_LEAD = {"MP3": 0.5, "MPEG": 0.5}
+"""Seconds to decode before a place that was sought: MP3 frames need data of earlier frames, and are noise without."""
 _CONTAINERS = {".opus": ("OGG", "OPUS"), ".oga": ("OGG", None)}
 
 
@@ -40,16 +42,17 @@ def read_audio(path: str | Path, *, sample_rate: int, offset: float = 0.0, durat
         first = round(offset * rate)
         if first >= file.frames:
             raise DataError(f"{path}: offset {offset:g} s is past its end ({file.frames / rate:.2f} s)")
-        wanted = -1 if duration is None else max(1, round(duration * rate))
+        wanted = file.frames - first if duration is None else max(1, round(duration * rate))
+        lead = min(first, round(_LEAD.get(file.format, 0.0) * rate))
         try:
             if first:
-                file.seek(first)
-            samples = file.read(wanted, dtype="float32", always_2d=True)
+                file.seek(first - lead)
+            samples = file.read(lead + wanted, dtype="float32", always_2d=True)[lead:]
         except soundfile.SoundFileError as error:
             raise DataError(f"{path}: damaged sound file ({error}); replace it") from error
     if len(samples) == 0 or len(samples) < wanted - DURATION_TOLERANCE * rate:
         end = offset + len(samples) / rate
-        raise DataError(f"{path}: ends at {end:.2f} s, but {offset + (duration or 0):.2f} s were asked for")
+        raise DataError(f"{path}: ends at {end:.2f} s, but {offset + wanted / rate:.2f} s were asked for")
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
     if not np.isfinite(mono).all():
         raise DataError(f"{path}: holds NaN or infinite samples; write it again")

@@ -38,7 +38,7 @@ class DurationBatchSampler(Sampler[list[int]]):
     what does not fill a batch moves on to the next longer bucket. Batches and their order are new in each epoch, their
     number is not. Ranks take neighbouring batches in the same step, so that none waits long. Every utterance comes
     exactly once an epoch, and all ranks get the same number of batches: where the count does not divide, batches are
-    split in two. (Only if none has two utterances to split, the shortest are joined, beyond the bound.)
+    split in two. (Only if there are too few utterances for that, the shortest are joined, beyond the bound.)
 
     Args:
         durations: seconds of each utterance, (N,).
@@ -175,8 +175,8 @@ class DurationBatchSampler(Sampler[list[int]]):
             half = len(batches[at]) // 2
             batches[at : at + 1] = [batches[at][:half], batches[at][half:]]
         while len(batches) > self._count:
-            batches[:2] = [np.concatenate(batches[:2])]
             batches.sort(key=lambda batch: float(self.durations[batch].max()) * len(batch))
+            batches[:2] = [np.concatenate(batches[:2])]
         return batches
 
 

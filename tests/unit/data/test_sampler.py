@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import copy
+import pickle
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rayconvai.data.manifest import Manifest
+from rayconvai.data.sampler import Draw, DurationBatchSampler
+from rayconvai.errors import CheckpointError, ConfigError, DataError
+
+DURATIONS = st.lists(st.floats(0.125, 40, width=32), min_size=1, max_size=150)
+BATCHING = st.one_of(
+    st.builds(lambda size: {"batch_size": size}, st.integers(1, 20)),
+    st.builds(lambda seconds: {"batch_seconds": seconds}, st.floats(0.5, 200)),
+)
+OPTIONS = st.fixed_dictionaries(
+    {"num_buckets": st.integers(1, 40), "shuffle": st.booleans(), "seed": st.integers(0, 9)}
+)
+
+
+@given(DURATIONS, BATCHING, OPTIONS, st.integers(1, 5), st.integers(0, 3))
+def test_every_utterance_once_and_every_rank_as_many(
+    durations: list[float], batching: dict, options: dict, world_size: int, epoch: int
+) -> None:
+    if len(durations) < world_size:
+        with pytest.raises(DataError, match="cannot be shared"):
+            DurationBatchSampler(durations, **batching, **options, world_size=world_size)
+        return
+    ranks = []
+    for rank in range(world_size):
+        sampler = DurationBatchSampler(durations, **batching, **options, rank=rank, world_size=world_size)
+        sampler.set_epoch(epoch)
+        batches = list(sampler)
+        assert len(batches) == len(sampler), "the length is known before, and the same in all epochs"
+        assert all(batches)
+        ranks.append(batches)
+    assert len({len(batches) for batches in ranks}) == 1
+    drawn = sorted(index for batches in ranks for batch in batches for index in batch)
+    assert drawn == list(range(len(durations)))
+    alone = DurationBatchSampler(durations, **batching, **options)
+    if -(-len(alone) // world_size) * world_size <= len(durations):  # else some have to be joined
+        _assert_bound(ranks, durations, batching)
+
+
+def _assert_bound(ranks: list, durations: list[float], batching: dict) -> None:
+    for batch in (batch for batches in ranks for batch in batches):
+        assert len(batch) <= batching.get("batch_size", len(batch))
+        padded = max(durations[index] for index in batch) * len(batch)
+        assert len(batch) == 1 or padded <= batching.get("batch_seconds", padded)
+
+
+def test_utterances_that_cannot_be_divided_are_joined() -> None:
+    durations = [3.0, 1.0, 1.0, 9.0, 9.0]
+    ranks = [list(DurationBatchSampler(durations, batch_size=1, rank=rank, world_size=2)) for rank in (0, 1)]
+    assert [len(batches) for batches in ranks] == [2, 2]
+    assert sorted(sorted(batch) for batches in ranks for batch in batches) == [[0], [1, 2], [3], [4]]
+
+
+@given(DURATIONS, BATCHING, OPTIONS, st.data())
+def test_resume_at_any_position(durations: list[float], batching: dict, options: dict, data: st.DataObject) -> None:
+    sampler = DurationBatchSampler(durations, **batching, **options)
+    sampler.set_epoch(3)
+    whole = list(sampler)
+    position = data.draw(st.integers(0, len(whole)))
+    before = list(islice(sampler, position))
+    state = copy.deepcopy(sampler.state_dict())
+    assert state["position"] == (position or len(whole))  # at 0 nothing was drawn since the epoch ended
+    resumed = DurationBatchSampler(durations, **batching, **options)
+    resumed.load_state_dict({**state, "position": position})
+    resumed.set_epoch(3)
+    assert before + list(resumed) == whole
+    assert list(resumed) == whole, "only the first iteration is a rest"
+
+
+def test_restored_position_is_for_its_epoch_only() -> None:
+    sampler = DurationBatchSampler(np.linspace(1, 5, 50), batch_size=4)
+    list(islice(sampler, 5))
+    state = sampler.state_dict()
+    resumed = DurationBatchSampler(np.linspace(1, 5, 50), batch_size=4)
+    resumed.load_state_dict(state)
+    resumed.set_epoch(1)
+    assert len(list(resumed)) == len(resumed) == 13
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"batch_size": 5}, {"seed": 1}, {"num_buckets": 3}, {"world_size": 2}, {"durations": np.linspace(1, 6, 50)}],
+    ids=lambda change: next(iter(change)),
+)
+def test_another_plan_is_refused(change: dict) -> None:
+    options = {"durations": np.linspace(1, 5, 50), "batch_size": 4}
+    state = DurationBatchSampler(**options).state_dict()
+    with pytest.raises(CheckpointError, match="cannot resume in mid-epoch"):
+        DurationBatchSampler(**{**options, **change}).load_state_dict(state)
+
+
+def test_state_is_the_same_on_all_ranks() -> None:
+    ranks = [DurationBatchSampler(np.linspace(1, 5, 50), batch_size=4, rank=rank, world_size=2) for rank in (0, 1)]
+    for sampler in ranks:
+        list(islice(sampler, 3))
+    assert ranks[0].state_dict() == ranks[1].state_dict()
+
+
+def test_epochs_differ_and_seeds_repeat() -> None:
+    def order(seed: int, epoch: int) -> list:
+        sampler = DurationBatchSampler(np.linspace(1, 5, 200), batch_seconds=30, seed=seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert order(0, 0) == order(0, 0)
+    assert order(0, 0) != order(0, 1)
+    assert order(0, 0) != order(1, 0)
+    assert {draw.epoch for batch in order(0, 7) for draw in batch} == {7}
+    assert pickle.loads(pickle.dumps(Draw.of(4, 7))).epoch == 7
+
+
+def test_unshuffled_is_longest_first() -> None:
+    durations = np.random.default_rng(0).uniform(1, 9, 100)
+    sampler = DurationBatchSampler(durations, batch_size=8, shuffle=False)
+    longest = [max(durations[index] for index in batch) for batch in sampler]
+    assert longest == sorted(longest, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({}, "give one of batch_seconds and batch_size", id="neither"),
+        pytest.param({"batch_size": 2, "batch_seconds": 3}, "give one of", id="both"),
+        pytest.param({"batch_size": 0}, "batch_size is 0", id="zero"),
+        pytest.param({"batch_seconds": float("nan")}, "batch_seconds is nan", id="nan"),
+        pytest.param({"batch_size": 2, "num_buckets": 0}, "num_buckets is 0", id="no_buckets"),
+        pytest.param({"batch_size": 2, "rank": 2, "world_size": 2}, "rank 2 is not in 0 to 1", id="rank"),
+    ],
+)
+def test_settings_that_cannot_be(options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        DurationBatchSampler([1.0, 2.0, 3.0], **options)
+
+
+@pytest.mark.parametrize("name", ["digits_connected", "so762"])
+def test_padding_of_real_speech(name: str, shared_data: Path) -> None:
+    durations = Manifest.open(shared_data / name / "manifest.jsonl", "train").durations
+    for batching in ({"batch_size": 16}, {"batch_seconds": 64.0}):
+        assert DurationBatchSampler(durations, **batching).padding_ratio() < 0.08
+    assert DurationBatchSampler(durations, batch_size=16, num_buckets=1).padding_ratio() > 0.3
