@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from rayconvai.sweep.search import build_searcher
 from rayconvai.sweep.spec import SweepFile, SweepSpec, load_spec
 from rayconvai.sweep.trial import TrialSettings
 
+_LOG_WIDTH = 160
 _IDENTITY = ("recipe", "overrides", "config_dirs", "space", "metric", "search", "scheduler")
 
 
@@ -31,7 +34,10 @@ def main() -> int:
     """Run the command; return its exit status."""
     arguments = _arguments().parse_args()
     file = load_spec(arguments.file, arguments.overrides)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _LOG_WIDTH)
+    # What a trial says goes to its own log; here it would only stand between the lines of the sweep.
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
     if not arguments.dry_run:
         _check_storage(file)
     with console.status(f"checking {arguments.file}"):
@@ -112,7 +118,7 @@ def _promote(state: SweepState, spec: SweepSpec, console: Console) -> None:
     with console.status("testing the best"):
         best = promote(spec.directory, state, spec.metric)
     shown = ", ".join(f"{name} {value:.4f}" for name, value in sorted(best.metrics.items()))
-    console.print(f"best: {best.trial.name}, on the test split: {shown}", highlight=False, soft_wrap=True)
+    console.print(f"best: {best.trial.name}, measured again: {shown}", highlight=False, soft_wrap=True)
     console.print(f"artefact: {_shown(best.artefact)}", highlight=False, soft_wrap=True)
     console.print(
         f"try: python -m rayconvai transcribe {_shown(best.artefact)} FILE.wav", highlight=False, soft_wrap=True

@@ -33,7 +33,7 @@ MOST_POINTS = 1000
 """Of a larger grid only so many points are checked."""
 SAMPLES = 16
 """So many points are checked where a search has no end."""
-_OVERRIDE = re.compile(r"^override '.*?': ")
+_OVERRIDE = re.compile(r"""^override ('.*?'|".*?"): """)
 
 
 @dataclass(frozen=True)

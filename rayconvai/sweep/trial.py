@@ -6,6 +6,7 @@ until Tune asks for the next one, or ends the trial. The process then takes the 
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import os
@@ -26,7 +27,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
 from ray import tune
 
-from rayconvai.config.compose import compose
+from rayconvai.config.compose import Composer
 from rayconvai.errors import ConfigError, InfeasibleError, NeuralTypeError, RayconvaiError, nearest
 from rayconvai.experiment.interrupt import Interrupted
 from rayconvai.sweep.journal import finite, trial_name
@@ -131,15 +132,14 @@ def run_trial(
 ) -> Report:
     """Run one trial to its end and say how it ended; never raises."""
     run_dir = settings.run_dir(number)
-    everything = [*settings.overrides, *overrides]
     report = _Reports(settings, hand_over)
     with _left_as_found():
         try:
-            config = _compose(settings, number, everything)
+            config = _compose(settings, number, overrides)
             accelerator = "gpu" if settings.gpus else "cpu"
             runtime = Runtime(
                 run_dir=run_dir,
-                overrides=everything,
+                overrides=[*settings.overrides, *overrides],
                 accelerator=accelerator,
                 devices=1,
                 callbacks=[report],
@@ -154,15 +154,20 @@ def run_trial(
     return {"done": True, "end": "finished", "reason": ""}
 
 
+@functools.lru_cache(maxsize=1)
+def _composer(settings: TrialSettings) -> Composer:
+    """Keep what Hydra read for the trials to come."""
+    return Composer(settings.recipe, settings.overrides, [Path(path) for path in settings.config_dirs])
+
+
 def _compose(settings: TrialSettings, number: int, overrides: list[str]) -> DictConfig:
-    config_dirs = [Path(path) for path in settings.config_dirs]
-    config = compose(settings.recipe, overrides, config_dirs)
+    config = _composer(settings).compose(overrides)
     if not config.exp_manager.create_wandb_logger:
         return config
     name = trial_name(number)
     ours = {"project": settings.sweep, "group": settings.sweep, "name": name, "id": f"{settings.sweep}-{name}"}
     ours |= {"resume": "allow"} | dict(config.exp_manager.wandb_logger_kwargs)
-    return compose(settings.recipe, [*overrides, f"exp_manager.wandb_logger_kwargs={quote(ours)}"], config_dirs)
+    return _composer(settings).compose([*overrides, f"exp_manager.wandb_logger_kwargs={quote(ours)}"])
 
 
 def judge(error: BaseException) -> tuple[str, str]:

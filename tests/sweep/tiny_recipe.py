@@ -33,7 +33,7 @@ class TinyData(DataModule):
         pass
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"rows": self.rows}
+        return {split: {"rows": self.rows} for split in ("train", "dev", "test")}
 
     def train_dataloader(self) -> Any:
         return DataLoader(TensorDataset(torch.ones(self.rows, 1)), batch_size=2)
@@ -52,7 +52,11 @@ class TinyModel(Model):
         self.floor, self.breaks, self.pause = floor, breaks, pause
 
     @classmethod
-    def from_config(cls, *, width: int = 4, floor: float = 0.0, breaks: str = "no", pause: float = 0.0) -> Self:
+    def from_config(
+        cls, *, width: int = 4, quirk: str = "even", floor: float = 0.0, breaks: str = "no", pause: float = 0.0
+    ) -> Self:
+        if quirk == "odd" and floor and width < 8:
+            raise ConfigError(f"width is {width}; with this quirk and a floor it must be at least 8")
         return cls(width=width, floor=floor, breaks=breaks, pause=pause)
 
     def check_graph(self) -> None:
@@ -79,7 +83,7 @@ class TinyModel(Model):
         if self.breaks == "code":
             raise ZeroDivisionError("a bug")
         if self.breaks == "process":
-            died = Path(self.trainer.log_dir or ".") / "died"
+            died = Path(self.trainer.checkpoint_callback.dirpath) / "died"
             if not died.exists():
                 died.touch()
                 os._exit(1)

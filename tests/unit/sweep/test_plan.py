@@ -1,0 +1,87 @@
+"""What a sweep is told before it starts: one line for each fault, with the line of the file and the value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rayconvai.sweep.plan import Plan, plan_sweep
+from rayconvai.sweep.spec import load_spec
+
+HOME = Path(__file__).parents[2] / "sweep"
+SWEEP = f"""\
+name: demo
+recipe: tiny/tiny
+config_dirs: [{HOME / "configs"}]
+overrides: [trainer.max_epochs=4]
+space:
+  model.width: choice(2, 8)
+  shape: choice(narrow, wide)
+  optim.lr: loguniform(1e-4, 1e-2)
+metric: {{name: val_loss, mode: min}}
+search: {{name: random}}
+scheduler: {{name: asha, grace: 1}}
+budget: {{trials: 6}}
+"""
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(HOME))
+
+    def make(old: str = "", new: str = "") -> tuple[str, Plan]:
+        assert old in SWEEP
+        path = tmp_path / "demo.yaml"
+        path.write_text(SWEEP.replace(old, new, 1))
+        return str(path), plan_sweep(load_spec(path))
+
+    return make
+
+
+def test_a_good_sweep(plan) -> None:
+    _, made = plan()
+    assert (made.problems, made.warnings, made.total, made.max_epochs) == ([], [], 6, 4)
+    assert len(made.points) == 6
+    assert {point.parameters for point in made.points} == {2 * 2, 8 * 2}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        pytest.param("model.width", "model.widht", 6, "not exist in recipe tiny/tiny; nearest: model.width", id="key"),
+        pytest.param("shape:", "shade:", 7, "nearest: shape", id="group"),
+        pytest.param("wide)", "wild)", 7, "the group has no option 'wild'; nearest: wide", id="option"),
+        pytest.param("(2, 8)", "(2, many)", 6, "model.width='many': model.width must be int", id="type_of_a_value"),
+        pytest.param("(2, 8)", "(2, 7)", 6, "model.width=7: width is 7; it must be even", id="model_refuses_a_value"),
+        pytest.param("(1e-4, 1e-2)", "(1e-2, 1e-4)", 8, "the other way round", id="bounds"),
+        pytest.param("val_loss", "val_los", 9, "not logged by the model; nearest: val_loss", id="metric"),
+        pytest.param("grace: 1", "grace: 5", 11, "more than the 4 epochs", id="grace"),
+        pytest.param("[trainer.max_epochs=4]", "[trainer.max_epoch=4]", 4, "trainer.max_epoch", id="overrides"),
+        pytest.param("recipe: tiny/tiny", "recipe: tiny/tine", 2, "nearest: tiny/tiny", id="recipe"),
+        pytest.param("trials: 6", "trials: null", 12, "has no end", id="no_end"),
+        pytest.param("name: random", "name: grid", 5, "'optim.lr' has no end of values", id="grid_of_a_range"),
+    ],
+)
+def test_a_fault_is_one_line(plan, old: str, new: str, line: int, words: str) -> None:
+    path, made = plan(old, new)
+    (problem,) = made.problems
+    assert problem.startswith(f"{path}:{line}: "), problem
+    assert words in problem
+    assert "\n" not in problem
+
+
+def test_all_faults_are_named(plan) -> None:
+    _, made = plan("(2, 8)\n  shape: choice(narrow, wide)", "(8, 2\n  shape: choise(narrow)")
+    assert len(made.problems) == 2
+
+
+def test_points_that_cannot_work_are_warned_of(plan) -> None:
+    # Each value works by itself; only some points do not.
+    _, made = plan("(2, 8)", "(8, 2)\n  model.floor: choice(0.0, 1.0)\n  model.quirk: choice(even, odd)")
+    assert made.problems == []
+    for planned in made.points:
+        point = planned.point
+        bad = point["model.quirk"] == "odd" and point["model.floor"] and point["model.width"] < 8
+        assert bool(planned.problem) == bool(bad)
+    assert any("cannot work: model.width=2" in warning for warning in made.warnings)
