@@ -76,11 +76,7 @@ class Call:
         """
         if self.semantic and type(result) in (tuple, Tensor):
             values: Sequence[Any] = result if type(result) is tuple else (result,)
-            by_name = dict(zip(ports, values, strict=False))
-            if len(values) == len(ports) and self._fit(ports, by_name):
-                for name, value in by_name.items():
-                    if value is not None and getattr(value, "neural_type", None) is None:
-                        value.neural_type = ports[name]
+            if len(values) == len(ports) and self._fit(ports, dict(zip(ports, values, strict=True)), attach=True):
                 return
         if isinstance(result, Mapping) and (len(ports) > 1 or next(iter(ports), None) in result):
             self._fail_unknown("output", ports, result)
@@ -103,8 +99,8 @@ class Call:
             return (result,)  # a list is the one output; a tuple of one holds the one output
         return result
 
-    def _fit(self, ports: Ports, given: Mapping[str, Any]) -> bool:
-        """Whether the values are plain tensors, one for each port, and certainly right."""
+    def _fit(self, ports: Ports, given: Mapping[str, Any], attach: bool = False) -> bool:
+        """Whether the values are plain tensors, one for each port, and certainly right; attach writes types on them."""
         sizes = self.sizes
         fed = 0
         for name, port in ports.items():
@@ -116,7 +112,10 @@ class Call:
                 return False
             fed += 1
             carried = getattr(value, "neural_type", None)
-            if carried is not None and carried is not port.accepted and not port.takes(carried):
+            if carried is None:
+                if attach:
+                    value.neural_type = port  # type: ignore[attr-defined]
+            elif carried is not port.accepted and not port.takes(carried):
                 return False
             layout = port.layout
             if layout is None:
