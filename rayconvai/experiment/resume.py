@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from lightning.fabric.utilities.data import _set_sampler_epoch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from typing_extensions import override
@@ -136,6 +137,8 @@ class ExactResume(Callback):
             # made before the random states were back.
             fit_loop._combined_loader._load_state_dicts(fit_loop._combined_loader_states_to_load)
             fit_loop._combined_loader_states_to_load = []
+            for loader in fit_loop._combined_loader.flattened:
+                _set_sampler_epoch(loader, trainer.current_epoch)
             iter(fit_loop._data_fetcher)
 
     @override

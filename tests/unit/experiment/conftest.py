@@ -78,6 +78,11 @@ def _data() -> TensorDataset:
 
 
 @pytest.fixture
+def net_class() -> type[Net]:
+    return Net
+
+
+@pytest.fixture
 def make_trainer() -> Callable[..., pl.Trainer]:
     def make(**options: Any) -> pl.Trainer:
         quiet = {"enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1}

@@ -20,6 +20,7 @@ def lines(root: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k != "time"} for line in read_metrics(root / "metrics.jsonl")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "trainer",
     [
