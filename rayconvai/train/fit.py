@@ -17,7 +17,7 @@ from rayconvai.core.data_module import DataModule
 from rayconvai.core.model import Model, build_model
 from rayconvai.errors import ConfigError
 from rayconvai.experiment.layout import RunLayout
-from rayconvai.experiment.manager import exp_manager
+from rayconvai.experiment.manager import close, exp_manager
 from rayconvai.experiment.provenance import record
 from rayconvai.experiment.storage import AtomicCheckpointIO
 from rayconvai.train.runtime import Runtime
@@ -54,11 +54,14 @@ def fit(config: DictConfig, runtime: Runtime | None = None) -> FitResult:
     if runtime.run_dir is not None:
         section = OmegaConf.merge(section, {"explicit_log_dir": str(runtime.run_dir)})
     layout = RunLayout(exp_manager(trainer, section))
-    if trainer.is_global_zero:
-        OmegaConf.save(config, layout.config, resolve=True)
-        OmegaConf.save(OmegaConf.create(list(runtime.overrides)), layout.overrides)
-        record(layout, seed=config.seed, data=data.fingerprint(), parameters=model.num_weights)
-    trainer.fit(model, datamodule=data)
+    try:
+        if trainer.is_global_zero:
+            OmegaConf.save(config, layout.config, resolve=True)
+            OmegaConf.save(OmegaConf.create(list(runtime.overrides)), layout.overrides)
+            record(layout, seed=config.seed, data=data.fingerprint(), parameters=model.num_weights)
+        trainer.fit(model, datamodule=data)
+    finally:
+        close(trainer)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return FitResult(config, layout.root, metrics, best_checkpoint(trainer))
 
