@@ -35,7 +35,7 @@ class _Stop(BaseException):
 def main() -> int:
     """Check every run that the command line asks for, then let Hydra do what it asks."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves its errors to us
-    arguments = get_args_parser().parse_args()
+    arguments = get_args_parser().parse_intermixed_args()  # flags may stand among the overrides
     flags = _without(sys.argv[1:], arguments.overrides)
     if arguments.config_path is not None:
         raise ConfigError("--config-path is not supported; add a directory of your own recipes with --config-dir")

@@ -54,7 +54,7 @@ def test_one_run(train: Callable[..., Any], tmp_path: Path) -> None:
 
 
 def test_several_runs_have_directories_of_their_own(train: Callable[..., Any], tmp_path: Path) -> None:
-    runs = train(*RECIPE, "-m", "seed=1,2", "data=digits,sentences", "exp_manager.exp_dir=out")
+    runs = train(*RECIPE, "seed=1,2", "-m", "data=digits,sentences", "exp_manager.exp_dir=out")
     points = [(config.seed, config.data.corpus.kind) for config, _ in runs]
     assert sorted(points) == [(1, "digits"), (1, "sentences"), (2, "digits"), (2, "sentences")]
     directories = {runtime.run_dir for _, runtime in runs}
