@@ -180,7 +180,7 @@ def test_adan_clips_the_norm_of_all_gradients() -> None:
 
 
 class TestMuon:
-    SECTION = {"name": "muon", "lr": 0.01, "adamw_lr": 0.003, "weight_decay": 0.1}  # noqa: RUF012
+    SECTION = {"name": "muon", "lr": 0.01, "adamw_lr": 0.003, "weight_decay": 0.1}
 
     def test_hidden_matrices_go_to_muon_and_each_parameter_to_one_group(self) -> None:
         network = make_network()
@@ -213,14 +213,14 @@ class TestMuon:
 
     def test_the_head_is_the_last_layer_of_what_gives_scores(self) -> None:
         class Decoder(nn.Module):
-            output_types = {"log_probs": NeuralType(("B", "T", "D"), LogprobsType())}  # noqa: RUF012
+            output_types = {"log_probs": NeuralType(("B", "T", "D"), LogprobsType())}
 
             def __init__(self) -> None:
                 super().__init__()
                 self.inner, self.out = nn.Linear(4, 4), nn.Linear(4, 9)
 
         class Loss(nn.Module):
-            output_types = {"loss": NeuralType((), LossType())}  # noqa: RUF012
+            output_types = {"loss": NeuralType((), LossType())}
 
             def __init__(self) -> None:
                 super().__init__()
@@ -358,7 +358,7 @@ def test_values_that_cannot_be_are_refused(name: str) -> None:
 class TestNeMoNames:
     """What code that was written against NeMo's names relies on."""
 
-    GIVEN = {"weight_decay": 0.001, "betas": [0.8, 0.5]}  # noqa: RUF012
+    GIVEN = {"weight_decay": 0.001, "betas": [0.8, 0.5]}
 
     @pytest.mark.parametrize("name", sorted(optim.AVAILABLE_OPTIMIZERS))
     def test_get(self, name: str) -> None:
