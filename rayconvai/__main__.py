@@ -18,6 +18,9 @@ commands:
 Errors are one line; --debug shows where they come from.
 """
 
+MODULES = ("train", "sweep")
+"""Commands that are modules with a command line of their own."""
+
 
 def main() -> int:
     """Run the command that the command line names."""
@@ -25,14 +28,10 @@ def main() -> int:
     if command in ("-h", "--help"):
         print(USAGE, end="")
         return 0
-    if command in ("train", "sweep"):
-        sys.argv = [f"rayconvai {command}", *arguments]
-        runpy.run_module(f"rayconvai.{command}", run_name="__main__", alter_sys=True)
-        return 0
     if command == "transcribe":
         return transcribe(arguments)
-    commands = ("train", "sweep", "transcribe")
-    raise ConfigError(f"there is no command {command!r}{nearest(command, commands)}; see: python -m rayconvai --help")
+    hint = nearest(command, (*MODULES, "transcribe"))
+    raise ConfigError(f"there is no command {command!r}{hint}; see: python -m rayconvai --help")
 
 
 def transcribe(arguments: list[str]) -> int:
@@ -51,4 +50,8 @@ def transcribe(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    if sys.argv[1:2] and sys.argv[1] in MODULES:
+        module = f"rayconvai.{sys.argv.pop(1)}"
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    else:
+        run_cli(main)

@@ -24,10 +24,10 @@ class Meter(pl.Callback):
     def __init__(self, skip: int) -> None:
         self.skip, self.audio, self.cpu, self.padded = skip, 0.0, 0.0, 0.0
 
-    def on_train_batch_start(self, trainer, module, batch, index):
+    def on_train_batch_start(self, trainer, module, batch, index) -> None:
         self.start = time.process_time()
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+    def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
         if trainer.global_step > self.skip:
             self.cpu += time.process_time() - self.start
             self.audio += batch[1].sum().item() / 16000

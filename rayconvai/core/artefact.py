@@ -1,9 +1,9 @@
 """Artefacts: a trained model as a directory that can be handed to anyone. Nothing in it is pickled.
 
-    config.yaml          the model's config node, resolved
-    model.safetensors    its weights
-    assets/              what else it needs: a tokenizer
-    card.json            format version, metrics, data, provenance, and the SHA-256 of every other file
+config.yaml          the model's config node, resolved
+model.safetensors    its weights
+assets/              what else it needs: a tokenizer
+card.json            format version, metrics, data, provenance, and the SHA-256 of every other file
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class Artefact:
             raise ArtefactError(f"{self.path / CONFIG}: {error}") from error
         for found in classes:
             if not (isinstance(found, type) and issubclass(found, nn.Module)):
-                raise ArtefactError(f"{self.path / CONFIG}: {found!r} is not a torch module; an artefact may not use it")
+                name = getattr(found, "__name__", found)
+                raise ArtefactError(f"{self.path / CONFIG}: {name} is not a torch module; an artefact may not name it")
         if not classes or not hasattr(classes[0], "load_assets"):
             raise ArtefactError(f"{self.path / CONFIG}: the outermost _target_ is not a rayconvai model")
         return classes[0]  # type: ignore[return-value]  # the check above: only models have load_assets
