@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -275,9 +275,3 @@ def _guilty(message: str, file: SweepFile) -> str:
 
 def _short(value: Value) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def iter_lines(plan: Plan) -> Iterator[str]:
-    """Yield what the dry run says below its table."""
-    trials = f"{plan.total} trials" if plan.total else "trials until the time is over"
-    yield f"{trials}; {plan.composed} points composed and checked, {len(plan.points)} shown by the search"

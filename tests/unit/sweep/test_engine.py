@@ -1,0 +1,103 @@
+"""What stands between Tune and us: room for trials, ASHA after a restart, and the judgement of how a trial ended."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from rayconvai.errors import ConfigError, DataError, InfeasibleError, SweepError
+from rayconvai.sweep.cluster import _check_room, concurrency
+from rayconvai.sweep.journal import SweepState, TrialRecord
+from rayconvai.sweep.scheduler import build_scheduler
+from rayconvai.sweep.spec import MetricSpec, ResourcesSpec, SchedulerSpec
+from rayconvai.sweep.trial import _Run, judge
+
+NODES = [
+    {"Alive": True, "Resources": {"CPU": 4.0}},
+    {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 2.0}},
+    {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+]
+
+
+@pytest.mark.parametrize(
+    ("resources", "rooms"),
+    [
+        pytest.param(ResourcesSpec(cpus=1), 12, id="cpus"),
+        pytest.param(ResourcesSpec(cpus=3), 3, id="a_trial_stays_on_a_node"),
+        pytest.param(ResourcesSpec(cpus=1, gpus=0.5), 4, id="shared_gpus"),
+        pytest.param(ResourcesSpec(cpus=1, gpus=0.1), 8, id="cpus_are_short"),
+        pytest.param(ResourcesSpec(cpus=1, concurrent=2), 2, id="limited"),
+    ],
+)
+def test_concurrency(monkeypatch: pytest.MonkeyPatch, resources: ResourcesSpec, rooms: int) -> None:
+    monkeypatch.setattr("ray.nodes", lambda: NODES)
+    _check_room(resources)
+    assert concurrency(resources) == rooms
+
+
+@pytest.mark.parametrize("resources", [ResourcesSpec(cpus=9), ResourcesSpec(gpus=3), ResourcesSpec(cpus=9, gpus=1)])
+def test_no_room_is_said_at_once(monkeypatch: pytest.MonkeyPatch, resources: ResourcesSpec) -> None:
+    monkeypatch.setattr("ray.nodes", lambda: NODES)
+    with pytest.raises(SweepError, match="which no node of the cluster has"):
+        _check_room(resources)
+
+
+def test_asha_knows_the_rungs_of_an_earlier_session() -> None:
+    metric, spec = MetricSpec(name="val_loss"), SchedulerSpec(grace=1, reduction=2)
+    history = [{1: 0.1, 2: 0.05}, {1: 0.3}]
+    state = SweepState()
+    for number, rows in enumerate(history):
+        epochs: dict[int, dict[str, float | None]] = {epoch: {"val_loss": value} for epoch, value in rows.items()}
+        state.trials[number] = TrialRecord(number, {}, [], history=epochs)
+
+    def decide(known: SweepState, number: int, epoch: int, value: float) -> str:
+        scheduler: Any = build_scheduler(spec, metric, 8, known)
+        trial = SimpleNamespace(config={"number": number})
+        scheduler.on_trial_add(None, trial)
+        return scheduler.on_trial_result(None, trial, {"epoch": epoch, "val_loss": value})
+
+    assert decide(SweepState(), 2, 1, 0.9) == "CONTINUE"
+    assert decide(state, 2, 1, 0.9) == "STOP"
+    assert decide(state, 2, 1, 0.05) == "CONTINUE"
+    assert decide(state, 1, 2, 0.2) == "STOP"  # taken up again at its second epoch
+    assert decide(state, 0, 3, 0.9) == "CONTINUE"  # between two rungs
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        pytest.param(torch.OutOfMemoryError("CUDA out of memory"), "infeasible", "out of memory", id="gpu_memory"),
+        pytest.param(RuntimeError("DefaultCPUAllocator: can't allocate memory"), "infeasible", "memory", id="memory"),
+        pytest.param(InfeasibleError("val_loss is nan"), "infeasible", "val_loss is nan", id="nan"),
+        pytest.param(ConfigError("no"), "infeasible", "no", id="config"),
+        pytest.param(DataError("a.json:3: bad"), "failed", "a.json:3: bad", id="data"),
+        pytest.param(KeyError("x"), "failed", "KeyError", id="bug"),
+    ],
+)
+def test_judge(error: Exception, status: str, words: str) -> None:
+    assert judge(error)[0] == status
+    assert words in judge(error)[1]
+
+
+def test_a_run_stands_still_between_reports_and_ends_when_told() -> None:
+    seen: list[int] = []
+
+    def work(run: _Run) -> dict[str, Any]:
+        for epoch in (1, 2, 3):
+            seen.append(epoch)
+            if not run.hand_over({"epoch": epoch}):
+                return {"end": "told"}
+        return {"end": "finished"}
+
+    run = _Run(work)
+    assert run.next_report() == {"epoch": 1}
+    assert run.next_report() == {"epoch": 2}
+    assert seen == [1, 2]
+    run.end()
+    assert seen == [1, 2]
+    whole = _Run(work)
+    assert [whole.next_report() for _ in range(4)][-1] == {"end": "finished"}
+    whole.end()
