@@ -40,7 +40,7 @@ class Display:
     def reported(self, trial: TrialRecord) -> None:
         """A trial has reported an epoch."""
         if self.live is None and trial.epoch == 1:
-            self._line(f"{trial.name} began: {_point(trial)}")
+            self._line(f"{trial.name} is under way: {_point(trial)}")
 
     def ended(self, trial: TrialRecord) -> None:
         """A trial has come to its end."""
