@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
 from lightning.pytorch import Callback
-from lightning.pytorch.plugins import CheckpointIO, ClusterEnvironment
 from lightning.pytorch.strategies import Strategy
 
 
