@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# W&B sends reports of its own use otherwise, also of runs that are offline.
+os.environ["WANDB_ERROR_REPORTING"] = "false"
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +129,6 @@ class SaveAt(Callback):
 
 
 def train(callbacks: list[Callback], num_workers: int, ckpt_path: Path | None = None, seed: int = 0, **options) -> list:
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     trainer = Trainer(
         accelerator="cpu",
         callbacks=callbacks,
