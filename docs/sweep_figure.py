@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from rayconvai.sweep.spec import MetricSpec
 def main(directory: Path, figure: Path) -> None:
     metric = MetricSpec(name="val_wer", mode="min")
     state = read_journal(directory)
-    console = Console(record=True, width=96, force_terminal=True, file=Path("/dev/null").open("w"))
+    console = Console(record=True, width=96, force_terminal=True, file=io.StringIO())
     console.print("$ python -m rayconvai.sweep sweeps/asr.yaml", highlight=False)
     console.print(trial_table(state.ranked(metric.name, metric.mode), metric))
     card = json.loads((directory / "best" / "card.json").read_text())
