@@ -145,10 +145,10 @@ def test_another_sweep_of_the_same_name_is_refused(finished: tuple[Path, str, Sw
 def test_killed_and_interrupted_and_taken_up_again(tmp_path: Path) -> None:
     slow = ["space.model.breaks=grid(no)", "overrides=[model.pause=0.3]", "scheduler.name=none"]
     with started(tmp_path, *slow) as process:
-        wait_for(process, "t0000 began")
+        wait_for(process, "t0000 is under way")
         process.send_signal(signal.SIGKILL)
     with started(tmp_path, *slow) as process:
-        wait_for(process, "t0001 began")
+        wait_for(process, "t0001 is under way")
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate()
     assert (process.returncode, "interrupted" in output) == (130, True), output
