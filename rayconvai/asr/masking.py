@@ -16,12 +16,16 @@ def strided_lengths(lengths_B: Tensor, stride: int) -> Tensor:
     return torch.div(lengths_B + (stride - 1), stride, rounding_mode="floor")
 
 
+LONGEST_FAST_KERNEL = 31
+"""From 51 on, oneDNN 3.12 gives wrong weight gradients for the fast layout; dilated, it is slow."""
+
+
 # B batch, T frames, D channels
 class DepthwiseConv(nn.Module):
     """One filter a channel along time, on (B, T, D), with "same" padding. The caller masks its input.
 
-    On the CPU it is a 2-d convolution over a channels-last view: no copy, and two to four times as fast as
-    ``Conv1d`` on a transposed tensor.
+    On the CPU, short filters are a 2-d convolution over a channels-last view: no copy, and two to four times as fast
+    as ``Conv1d`` on a transposed tensor.
     """
 
     def __init__(self, channels: int, kernel_size: int, *, stride: int = 1, dilation: int = 1) -> None:
@@ -29,26 +33,26 @@ class DepthwiseConv(nn.Module):
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd so that frames stay centred, not {kernel_size}")
         self.stride, self.dilation, self.padding = stride, dilation, dilation * (kernel_size - 1) // 2
+        self.is_short = kernel_size <= LONGEST_FAST_KERNEL and dilation == 1
         conv = nn.Conv1d(channels, channels, kernel_size, groups=channels)  # for its initialisation
         self.weight, self.bias = conv.weight, conv.bias
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         x_BDT, groups = x_BTD.transpose(1, 2), len(self.weight)
-        if x_BTD.device.type != "cpu":
-            y = nn.functional.conv1d(
-                x_BDT, self.weight, self.bias, self.stride, self.padding, self.dilation, groups=groups
+        if x_BTD.device.type == "cpu" and self.is_short:
+            y_BDT1 = nn.functional.conv2d(
+                x_BDT[..., None],
+                self.weight[..., None],
+                self.bias,
+                stride=(self.stride, 1),
+                padding=(self.padding, 0),
+                groups=groups,
             )
-            return y.transpose(1, 2)
-        y = nn.functional.conv2d(
-            x_BDT[..., None],
-            self.weight[..., None],
-            self.bias,
-            stride=(self.stride, 1),
-            padding=(self.padding, 0),
-            dilation=(self.dilation, 1),
-            groups=groups,
+            return y_BDT1[..., 0].transpose(1, 2)
+        y_BDT = nn.functional.conv1d(
+            x_BDT, self.weight, self.bias, self.stride, self.padding, self.dilation, groups=groups
         )
-        return y[..., 0].transpose(1, 2)
+        return y_BDT.transpose(1, 2)
 
 
 class MaskedBatchNorm(nn.BatchNorm1d):

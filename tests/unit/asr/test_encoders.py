@@ -147,14 +147,24 @@ def test_attention_is_the_naive_loop(rotary: bool) -> None:
         )
 
 
-@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 3)])
-def test_depthwise_conv_is_conv1d(stride: int, dilation: int) -> None:
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "dilation"), [(5, 1, 1), (5, 2, 1), (5, 1, 3), (31, 1, 1), (33, 1, 1), (63, 1, 1)]
+)
+def test_depthwise_conv_is_conv1d_with_its_gradients(kernel_size: int, stride: int, dilation: int) -> None:
+    """In float64, which oneDNN does not compute: it has given wrong gradients for long filters."""
     torch.manual_seed(0)
-    layer, x = DepthwiseConv(6, 5, stride=stride, dilation=dilation), torch.randn(2, 19, 6)
+    layer = DepthwiseConv(16, kernel_size, stride=stride, dilation=dilation)
+    x = torch.randn(2, 180, 16, requires_grad=True)
+    x64, weight, bias = (part.detach().double().requires_grad_() for part in (x, layer.weight, layer.bias))
     expected = nn.functional.conv1d(
-        x.transpose(1, 2), layer.weight, layer.bias, stride, layer.padding, dilation, groups=6
+        x64.transpose(1, 2), weight, bias, stride, dilation * (kernel_size - 1) // 2, dilation, groups=16
     ).transpose(1, 2)
-    torch.testing.assert_close(layer(x), expected)
+    actual = layer(x)
+    signal = torch.randn_like(actual)
+    actual.backward(signal)
+    expected.backward(signal.double())
+    for ours, theirs in ((actual, expected), (x.grad, x64.grad), (layer.weight.grad, weight.grad)):
+        torch.testing.assert_close(ours.double(), theirs, atol=1e-4, rtol=1e-4)  # type: ignore[union-attr]
 
 
 def test_masked_batch_norm_is_batch_norm_of_the_frames() -> None:
