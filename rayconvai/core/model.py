@@ -75,6 +75,7 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
         max_steps = self.trainer.estimated_stepping_batches
         if max_steps == float("inf"):
             raise ConfigError("a schedule needs an end: set trainer.max_epochs or trainer.max_steps, or schedule=none")
+        self.trainer.fit_loop.setup_data()  # a run measured in steps alone has not counted its batches yet
         steps_per_epoch = max(1, int(self.trainer.num_training_batches) // self.trainer.accumulate_grad_batches)
         schedule = lightning_schedule(
             self._schedule, optimizer, max_steps=int(max_steps), steps_per_epoch=steps_per_epoch

@@ -247,6 +247,12 @@ def test_bad_utterances_are_left_out_with_a_count(
     assert "left out 1 of 4" in caplog.text
 
 
+def test_a_run_may_be_measured_in_steps_alone(write_manifest: WriteManifest, tmp_path: Path) -> None:
+    steps = ("trainer.max_steps=3", "trainer.max_epochs=-1", "schedule.warmup_ratio=0.5")
+    result = run(small(write_manifest(), *steps), tmp_path / "run")
+    assert list(result.run_dir.glob("checkpoints/*step=3-last.ckpt"))
+
+
 def test_a_loss_that_is_not_a_number_names_step_and_utterances(write_manifest: WriteManifest, tmp_path: Path) -> None:
     overrides = ("optim.lr=1e30", "trainer.gradient_clip_val=null", "schedule=constant")
     with pytest.raises(InfeasibleError, match=r"step \d+ \(lr .*e\+\d+\), utterances .*train.jsonl:"):
