@@ -3,8 +3,11 @@
     python -m venv nemo && nemo/bin/pip install 'nemo_toolkit[asr]'
     python benchmarks/against_nemo/compare.py --nemo-python nemo/bin/python --manifest DIR/manifest.jsonl
 
-Both train the same Conformer (5 layers, width 128, 4 heads, kernel 31, 4x striding subsampling; 2.5 M parameters) on
-the same utterances: the peer in its batches of 16, ours in batches of as many seconds.
+Both train a Conformer of 5 layers, width 128, 4 heads, kernel 31 and 4x subsampling on the same utterances: the peer in
+its batches of 16, ours in batches of about as many seconds. Ours differs where its defaults do (convolutions along
+time, rotary positions, layer norm); the paper's parts are had by these overrides:
+
+    model.encoder.variant.stem=image model.encoder.variant.position=relative model.encoder.variant.conv_norm=batch
 """
 
 from __future__ import annotations
@@ -41,9 +44,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--batch-seconds", type=float, default=60.0)
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides of ours")
     args = parser.parse_args()
     common = ["--manifest", str(args.manifest), "--steps", str(args.steps), "--no-eval"]
-    ours = [sys.executable, str(HERE / "ours_run.py"), *common, f"data.batch_seconds={args.batch_seconds}", *SAME_MODEL]
+    ours = [
+        sys.executable,
+        str(HERE / "ours_run.py"),
+        *common,
+        f"data.batch_seconds={args.batch_seconds}",
+        *SAME_MODEL,
+        *args.overrides,
+    ]
     peer = [args.nemo_python, str(HERE / "nemo_run.py"), *common]
     ratios = []
     for _ in range(args.runs):
