@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
 
 from rayconvai.asr.ctc import FrameRate, frames_needed
 from rayconvai.asr.dataset import SpeechDataset, Waveform
@@ -15,7 +13,7 @@ from rayconvai.core.data_module import DataModule
 from rayconvai.core.model import Model
 from rayconvai.data.corpus import Corpus, Splits
 from rayconvai.data.loader import StatefulLoader
-from rayconvai.data.manifest import Manifest, check_manifest
+from rayconvai.data.manifest import Manifest, check_manifest, keep_good, text_problems
 from rayconvai.data.sampler import DurationBatchSampler
 from rayconvai.errors import ConfigError, DataError
 from rayconvai.tokenizers.base import Tokenizer
@@ -82,7 +80,15 @@ class SpeechData(DataModule):
         if self._splits is not None:
             return
         found = self.corpus.prepare()
-        splits = {name: self._checked(manifest) for name, manifest in _named(found).items()}
+        splits = {
+            name: check_manifest(
+                manifest,
+                on_bad=self.checks.on_bad,
+                min_duration=self.checks.min_duration,
+                max_duration=self.checks.max_duration,
+            )
+            for name, manifest in _named(found).items()
+        }
         self._splits = Splits(**splits)
 
     @property
@@ -104,8 +110,8 @@ class SpeechData(DataModule):
         recognizer: CTCModel = model  # type: ignore[assignment]
         tokenizer, rate = recognizer.tokenizer, recognizer.frame_rate
         for name, manifest in self.splits.items():
-            spelled = self._checked(manifest, tokenizer)
-            usable = self._leave_out(spelled, _infeasible(spelled, tokenizer, rate))
+            spelled = keep_good(manifest, text_problems(manifest, tokenizer), self.checks.on_bad)
+            usable = keep_good(spelled, _infeasible(spelled, tokenizer, rate), self.checks.on_bad)
             augment = self.augment if name == "train" else ()
             self._datasets[name] = SpeechDataset(usable, tokenizer, rate, augment, self.seed)
 
@@ -156,26 +162,6 @@ class SpeechData(DataModule):
             num_workers=self.num_workers,
         )
 
-    def _checked(self, manifest: Manifest, tokenizer: Tokenizer | None = None) -> Manifest:
-        return check_manifest(
-            manifest,
-            tokenizer=tokenizer,
-            on_bad=self.checks.on_bad,
-            min_duration=self.checks.min_duration,
-            max_duration=self.checks.max_duration,
-        )
-
-    def _leave_out(self, manifest: Manifest, bad: Mapping[int, str]) -> Manifest:
-        if not bad:
-            return manifest
-        first = min(bad)
-        message = f"{manifest.where(first)}: {bad[first]}"
-        if self.checks.on_bad == "refuse" or len(bad) == len(manifest):
-            others = f" ({len(bad) - 1} more such lines)" if len(bad) > 1 else ""
-            raise DataError(f"{message}{others}; correct the text, or set data.checks.on_bad=skip")
-        _log.warning("%s: left out %d of %d utterances: %s", manifest.path, len(bad), len(manifest), message)
-        return manifest.select(np.setdiff1d(np.arange(len(manifest)), list(bad)))
-
 
 def _named(splits: Splits) -> dict[str, Manifest]:
     named = {"train": splits.train, "dev": splits.dev, "test": splits.test}
@@ -189,5 +175,5 @@ def _infeasible(manifest: Manifest, tokenizer: Tokenizer, rate: FrameRate) -> di
         frames = rate.frames(int(duration * rate.sample_rate))
         needed = frames_needed(tokenizer.encode(text))
         if needed > frames:
-            bad[row] = f"the text needs {needed} frames, but {duration:.2f} s make {frames}"
+            bad[row] = f"the text needs {needed} frames, but {duration:.2f} s make {frames}; correct the text"
     return bad

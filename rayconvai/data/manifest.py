@@ -11,7 +11,7 @@ import logging
 import os
 import weakref
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
 from itertools import accumulate, islice
@@ -237,8 +237,22 @@ def check_manifest(
         DataError: the first bad line and how many more there are, or, with "skip", no good one is left.
     """
     problems = _length_problems(manifest, min_duration, max_duration)
-    for found in (_text_problems(manifest, tokenizer), _sound_problems(manifest, decode)):
+    for found in (text_problems(manifest, tokenizer), _sound_problems(manifest, decode)):
         problems = {**found, **problems}
+    return keep_good(manifest, problems, on_bad)
+
+
+def keep_good(manifest: Manifest, problems: Mapping[int, str], on_bad: Literal["refuse", "skip"]) -> Manifest:
+    """Refuse the bad utterances of a manifest, or leave them out and log how many.
+
+    Args:
+        manifest: of any size.
+        problems: what is wrong and the fix, by the utterance's index.
+        on_bad: "refuse" or "skip".
+
+    Raises:
+        DataError: the first bad line and how many more there are, or, with "skip", no good one is left.
+    """
     if not problems:
         return manifest
     first = min(problems)
@@ -260,7 +274,8 @@ def _length_problems(manifest: Manifest, least: float, most: float | None) -> di
     return {int(i): f"lasts {durations[i]:.2f} s, not between {least:g} and {limit:g} s; {fix}" for i in bad}
 
 
-def _text_problems(manifest: Manifest, tokenizer: Speller | None) -> dict[int, str]:
+def text_problems(manifest: Manifest, tokenizer: Speller | None) -> dict[int, str]:
+    """Return what is wrong with the texts, by index: characters that the tokenizer cannot write, or none at all."""
     problems: dict[int, str] = {}
     if tokenizer is None:
         return problems
