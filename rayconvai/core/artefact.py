@@ -49,7 +49,7 @@ def write_artefact(path: Path, model: Model, *, config: Mapping[str, Any], card:
             (made / CONFIG).write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
             safetensors.torch.save_model(model, str(made / WEIGHTS))
             model.save_assets(made / ASSETS)
-            files = {name: _sha256(made / name) for name in sorted(_files(made))}
+            files = {name: sha256(made / name) for name in sorted(_files(made))}
             text = json.dumps({"format": FORMAT, **card, "files": files}, indent=2, default=str)
             (made / CARD).write_text(text + "\n", encoding="utf-8")
             if path.exists():
@@ -108,7 +108,7 @@ def read_artefact(path: Path) -> Artefact:
             raise ArtefactError(f"{path / CARD} lists {name!r}, which is outside the artefact; do not use it")
         if not file.is_file():
             raise ArtefactError(f"{path}: {name} is missing; get the artefact again")
-        if _sha256(file) != digest:
+        if sha256(file) != digest:
             raise ArtefactError(f"{path}: {name} was changed or damaged (its SHA-256 differs from the card's)")
     extra = set(_files(path)) - set(card["files"]) - {CARD}
     if extra:
@@ -164,7 +164,8 @@ def _files(root: Path) -> Iterator[str]:
             yield (Path(directory) / name).relative_to(root).as_posix()
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """Return the SHA-256 of a file of any size, in hexadecimal."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(1 << 20):

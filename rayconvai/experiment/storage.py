@@ -17,12 +17,12 @@ from typing import IO, Any, cast
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from rayconvai.core.artefact import sha256
 from rayconvai.errors import CheckpointError, StorageError
 
 log = logging.getLogger(__name__)
 
 SUFFIX = ".ckpt"
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,8 @@ def damage(path: Path) -> str | None:
     size = path.stat().st_size
     if all(size != stamp.bytes for stamp in stamps):
         return f"it has {size} bytes, {stamps[0].bytes} were written"
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    if all(digest.hexdigest() != stamp.sha256 for stamp in stamps):
+    digest = sha256(path)
+    if all(digest != stamp.sha256 for stamp in stamps):
         return "its checksum is not that of what was written"
     return None
 
