@@ -32,7 +32,6 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
 
     def __init__(self) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {}
         self._optim: Mapping[str, Any] | None = None
         self._schedule: Mapping[str, Any] | None = None
 
@@ -93,12 +92,12 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
             ArtefactError: the model was not built from a config, or the directory holds something else.
             StorageError: the directory cannot be written.
         """
-        if not self.config:
+        if self._cfg is None:
             raise ArtefactError(
                 f"{type(self).__name__} was not built from a config, so an artefact could not build it again; "
                 "make it with build_model(config.model, ...)"
             )
-        return write_artefact(Path(save_path), self, config=self.config, card=card or {})
+        return write_artefact(Path(save_path), self, config=_container(self._cfg), card=card or {})
 
     @classmethod
     def restore_from(
@@ -151,7 +150,7 @@ def build_model(node: DictConfig | Mapping[str, Any], **assets: Any) -> Model:
     model = build(node, **assets)
     if not isinstance(model, Model):
         raise ConfigError(f"model._target_ is {type(model).__name__}, which is not a rayconvai Model")
-    model.config = _container(node)
+    model._cfg = OmegaConf.create(_container(node))
     return model
 
 
