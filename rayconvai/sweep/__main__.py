@@ -24,7 +24,7 @@ _LOG_WIDTH = 160
 
 def main() -> int:
     """Run the command; return its exit status."""
-    arguments = _arguments().parse_args()
+    arguments = _arguments().parse_intermixed_args()
     file = load_spec(arguments.file, arguments.overrides)
     console = Console(width=None if sys.stdout.isatty() else _LOG_WIDTH)
     if not arguments.dry_run:

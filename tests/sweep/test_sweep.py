@@ -86,6 +86,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Sweep
     return directory, output, read_journal(directory / "demo")
 
 
+def test_a_dry_run_checks_every_point_and_starts_nothing(tmp_path: Path) -> None:
+    status, output = run(tmp_path, "--dry-run", "space.model.breaks=grid(no)")
+    assert status == 0, output
+    assert "2 trials; 5 points composed and checked" in output
+    assert not (tmp_path / "demo").exists()
+    status, output = run(tmp_path, "--dry-run", "space.model.floors=grid(1)")
+    assert status == 2
+    assert "'model.floors' does not exist in recipe tiny/tiny; nearest: model.floor" in output
+
+
 def test_each_trial_ends_as_it_must(finished: tuple[Path, str, SweepState]) -> None:
     directory, output, state = finished
     ends = {(trial.point["model.breaks"], trial.point["model.floor"]): trial for trial in state.trials.values()}
