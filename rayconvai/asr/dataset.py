@@ -101,11 +101,10 @@ class SpeechDataset(Dataset):
     def _collate_fn(self, batch: Sequence[tuple[Tensor, Tensor, int]]) -> SpeechBatch:
         audio, tokens, rows = zip(*batch, strict=True)
         return SpeechBatch(
-            pad_sequence(list(audio), batch_first=True),
-            torch.tensor([len(signal) for signal in audio]),
-            pad_sequence(list(tokens), batch_first=True),
-            torch.tensor([len(sequence) for sequence in tokens]),
-            torch.tensor(rows),
+            **audio_batch(audio),
+            tokens=pad_sequence(list(tokens), batch_first=True),
+            token_lengths=torch.tensor([len(sequence) for sequence in tokens]),
+            indices=torch.tensor(rows),
         )
 
 
