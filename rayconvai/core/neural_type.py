@@ -33,6 +33,8 @@ class AxisKind(AxisKindAbstract):
     Batch = 0
     Time = 1
     Dimension = 2
+    Channel = 2
+    """Another name of Dimension."""
     Width = 3
     Height = 4
     Any = 5
@@ -43,13 +45,16 @@ class AxisKind(AxisKindAbstract):
 
     @staticmethod
     def from_str(label: str) -> AxisKind:
-        """Return the kind that a short name means, whatever its case.
+        """Return the kind that a short name means, whatever its case; ``T_text`` and the like are Time.
 
         Raises:
             ValueError: no kind has that name.
         """
+        name = label.strip().lower()
+        if name.startswith("t_"):
+            return AxisKind.Time
         try:
-            return _SHORT_NAMES[label.strip().lower()]
+            return _SHORT_NAMES[name]
         except KeyError:
             known = ", ".join(_SHORT_NAMES)
             raise ValueError(f"no axis kind is called {label!r}; the short names are {known}") from None
@@ -62,6 +67,8 @@ _SHORT_NAMES = {
     **dict.fromkeys(("w", "width"), AxisKind.Width),
     **dict.fromkeys(("h", "height"), AxisKind.Height),
     **dict.fromkeys(("s", "singleton"), AxisKind.Singleton),
+    **dict.fromkeys(("seq", "sequence"), AxisKind.Sequence),
+    "flowgroup": AxisKind.FlowGroup,
     "any": AxisKind.Any,
 }
 _LETTERS: dict[AxisKindAbstract, str] = {

@@ -91,16 +91,23 @@ class OurAxis(AxisKindAbstract):
     ("labels", "kind"),
     [
         pytest.param("b B n N batch Batch", AxisKind.Batch, id="batch"),
-        pytest.param("t T time TIME", AxisKind.Time, id="time"),
+        pytest.param("t T time TIME T_text t_spec", AxisKind.Time, id="time"),
         pytest.param("d D c C channel", AxisKind.Dimension, id="dimension"),
         pytest.param("w width", AxisKind.Width, id="width"),
         pytest.param("h height", AxisKind.Height, id="height"),
         pytest.param("s singleton", AxisKind.Singleton, id="singleton"),
+        pytest.param("seq Sequence", AxisKind.Sequence, id="sequence"),
+        pytest.param("FlowGroup", AxisKind.FlowGroup, id="flow_group"),
         pytest.param("any Any ANY", AxisKind.Any, id="any"),
     ],
 )
 def test_axis_kinds_by_short_name(labels: str, kind: AxisKind) -> None:
     assert {AxisKind.from_str(label) for label in labels.split()} == {kind}
+
+
+def test_channel_is_another_name_of_dimension() -> None:
+    assert AxisKind.Channel is AxisKind.Dimension
+    assert AxisType(AxisKind.Channel) == AxisType.from_str("C")
 
 
 @pytest.mark.parametrize("label", ["x", "", "bt", "dimensions"])
