@@ -83,19 +83,19 @@ def register_optimizer(name: str, optimizer: type[Optimizer], optimizer_params: 
     AVAILABLE_OPTIMIZERS[name] = optimizer
 
 
-def parse_optimizer_args(optimizer_name: str, optimizer_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def parse_optimizer_args(optimizer_name: str, optimizer_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the arguments that a section as NeMo's users write it gives an optimizer.
 
     Args:
         optimizer_name: the optimizer, where the section does not say.
         optimizer_kwargs: arguments, given back as they are; or, with ``name`` (a name, or ``auto`` for
             ``optimizer_name``) or ``_target_`` (the dotted name of its parameters: NovogradParams), arguments that are
-            checked and completed with their defaults. They may stand under ``params``.
+            checked and completed with their defaults. They may stand under ``params``. None: no arguments.
 
     Raises:
         ConfigError: an unknown optimizer; an unknown key, which is OmegaConf's ConfigKeyError too.
     """
-    section = plain(optimizer_kwargs)
+    section = plain(optimizer_kwargs or {})
     target, name = section.pop("_target_", None), section.pop("name", None)
     given = section.get("params", section)
     if target is None and name is None:

@@ -29,8 +29,10 @@ class UnknownKeyError(ConfigError, ConfigKeyError):
         ConfigKeyError.__init__(self, message)
 
 
-def plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config section as a dict of its own, interpolations resolved."""
+def plain(config: Mapping[str, Any] | Any) -> dict[str, Any]:
+    """Return a config section, which may be a dataclass, as a dict of its own, interpolations resolved."""
+    if dataclasses.is_dataclass(config):
+        config = OmegaConf.structured(config)
     if isinstance(config, DictConfig):
         return {str(key): value for key, value in typing.cast(dict[Any, Any], _resolved(config)).items()}
     return {str(key): _resolved(value) for key, value in config.items()}

@@ -188,43 +188,47 @@ def lightning_schedule(
 
 def prepare_lr_scheduler(
     optimizer: Optimizer,
-    scheduler_config: Mapping[str, Any] | None,
+    scheduler_config: Mapping[str, Any] | Any,
     train_dataloader: DataLoader[Any] | None = None,
 ) -> dict[str, Any] | None:
     """Make a schedule from a section as NeMo's users write it, and what Lightning must know of it.
 
     Args:
         optimizer: whose groups' rates are the base rates.
-        scheduler_config: ``name`` (or the ``_target_`` of its parameters, with ``params``), ``max_steps``, ``monitor``,
-            ``reduce_on_plateau``, ``args`` and the schedule's options; None: no schedule. Without ``max_steps`` it is
-            computed from ``t_max_epochs``, ``t_accumulate_grad_batches``, ``t_limit_train_batches``, ``t_num_workers``.
+        scheduler_config: a mapping or a dataclass: ``name`` (or the ``_target_`` of its parameters), ``max_steps``,
+            ``monitor``, ``reduce_on_plateau`` and the schedule's options, which may stand under ``args``, ``params`` or
+            both; None: no schedule. Without ``max_steps`` it is computed from ``t_max_epochs``,
+            ``t_accumulate_grad_batches``, ``t_limit_train_batches``, ``t_num_workers``.
         train_dataloader: the data that such an epoch goes through.
 
     Returns:
-        None, with a warning, where the schedule needs an end and none is known.
+        None, with a warning, where the schedule needs an end and none is known, or where ``max_steps`` is -1.
 
     Raises:
         ConfigError: an unknown name or key, or a value that the schedule refuses.
     """
-    given = plain(scheduler_config or {})
-    if not given:
+    options = _flat(plain(scheduler_config or {}))
+    if not options:
         logger.info("no schedule: the section is empty")
         return None
-    name = given.pop("name", None) or given.pop("_target_", "").rpartition(".")[2].removesuffix("Params")
+    name, target = options.pop("name", None), options.pop("_target_", "")
+    name = name or target.rpartition(".")[2].removesuffix("Params")
     scheduler = find(name, AVAILABLE_SCHEDULERS, "schedule")
-    monitor, on_plateau = given.pop("monitor", "loss"), given.pop("reduce_on_plateau", False)
-    trainer = {key: given.pop(key) for key in [*given] if key.startswith("t_")}
-    options = {**given.pop("args", {}), **given.pop("params", {}), **given}
+    monitor = options.pop("monitor", "loss")
+    trainer = {key: options.pop(key) for key in [*options] if key.startswith("t_")}
+    for key in ("iters_per_batch", "reduce_on_plateau"):  # they stand in NeMo's sections and decide nothing
+        options.pop(key, None)
     accepted = options_of(scheduler)
-    if options.get("max_steps") is None and train_dataloader is not None and "t_max_epochs" in trainer:
+    if options.get("max_steps") is None and train_dataloader is not None and trainer.get("t_max_epochs") is not None:
         options["max_steps"] = _steps_of(trainer, train_dataloader)
-    if "max_steps" not in accepted:
-        options.pop("max_steps", None)
-    elif options.get("max_steps") is None and getattr(scheduler, "decays", False):
+    end = options.get("max_steps")
+    if end == -1 or (end is None and getattr(scheduler, "decays", False)):
         logger.warning("no schedule: %s decays towards max_steps, which is not known", name)
         return None
+    if "max_steps" not in accepted:
+        options.pop("max_steps", None)
     schedule = scheduler(optimizer, **check_options(options, accepted, "sched", name))
-    return _entry(schedule, monitor=monitor, reduce_on_plateau=bool(on_plateau))
+    return _entry(schedule, monitor=monitor, interval="epoch" if isinstance(schedule, ExponentialLR) else None)
 
 
 def compute_max_steps(
@@ -280,6 +284,13 @@ def _resolve(config: Mapping[str, Any]) -> tuple[type[LRScheduler], dict[str, An
     return scheduler, options, when
 
 
+def _flat(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a section with what is nested under ``args`` and ``params`` laid out flat; the outer keys hold."""
+    nested = [_flat(section[key] or {}) for key in ("args", "params") if key in section]
+    outer = {key: value for key, value in section.items() if key not in ("args", "params")}
+    return {key: value for part in [*nested, outer] for key, value in part.items()}
+
+
 def _steps_of(trainer: Mapping[str, Any], loader: DataLoader[Any]) -> int:
     """Return the optimizer steps of a run over a loader, from the trainer's settings in a section."""
     limit = trainer.get("t_limit_train_batches", 1.0)
@@ -297,7 +308,6 @@ def _entry(
     monitor: str,
     interval: str | None = None,
     frequency: int = 1,
-    reduce_on_plateau: bool = False,
 ) -> dict[str, Any]:
     on_plateau = isinstance(schedule, ReduceLROnPlateau)
     return {
@@ -305,5 +315,5 @@ def _entry(
         "interval": interval or ("epoch" if on_plateau else "step"),
         "frequency": frequency,
         "monitor": monitor,
-        "reduce_on_plateau": reduce_on_plateau or on_plateau,
+        "reduce_on_plateau": on_plateau,
     }

@@ -382,6 +382,9 @@ class TestNeMoNames:
         if "_target_" in config:
             assert set(parsed) == set(vars(params.NovogradParams())) != set(vars(params.SGDParams()))
 
+    def test_parse_of_nothing(self) -> None:
+        assert optim.parse_optimizer_args("novograd", None) == {}
+
     def test_parse_refuses_keys_as_omegaconf_does(self) -> None:
         with pytest.raises(ConfigKeyError, match=r"optim\.betas is not a key of sgd"):
             optim.parse_optimizer_args("sgd", {"name": "auto", **self.GIVEN})

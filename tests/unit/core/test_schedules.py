@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -273,6 +274,14 @@ def test_lightning_learns_when_to_step() -> None:
     assert entry(name="StepLR", step_size=3, interval="epoch") == {**ours, "interval": "epoch"}
 
 
+@dataclass
+class Section:
+    """A section as a dataclass."""
+
+    name: str = "CosineAnnealing"
+    max_steps: int = 10
+
+
 class TestNeMoNames:
     """What code that was written against NeMo's names relies on."""
 
@@ -290,6 +299,11 @@ class TestNeMoNames:
                 {"name": "WarmupPolicy", "max_steps": 10, "args": {"warmup_steps": 3}}, S.WarmupPolicy, id="args"
             ),
             pytest.param({"name": "StepLR", "step_size": 3, "max_steps": 9}, torch_schedules.StepLR, id="torchs"),
+            pytest.param(
+                {"name": "WarmupPolicy", "max_steps": 10, "iters_per_batch": None, "reduce_on_plateau": True},
+                S.WarmupPolicy,
+                id="keys_that_decide_nothing",
+            ),
         ],
     )
     def test_prepare(self, config: dict[str, Any], expected: type, container: Any) -> None:
@@ -313,9 +327,39 @@ class TestNeMoNames:
         assert made is not None
         assert (made["scheduler"].max_steps, made["scheduler"].warmup_steps) == (39, 3)
 
-    @pytest.mark.parametrize("config", [None, {}, {"name": "CosineAnnealing"}])
+    @pytest.mark.parametrize(
+        "nested",
+        [
+            pytest.param({"args": {"name": "auto", "params": {"warmup_steps": 3, "min_lr": 0.01}}}, id="auto"),
+            pytest.param({"args": {"name": "CosineAnnealingParams", "params": {"warmup_steps": 3, "min_lr": 0.01}}}),
+            pytest.param({"args": {"_target_": "nemo.core.config.CosineAnnealingParams", "warmup_steps": 3},
+                          "params": {"min_lr": 0.01}}, id="target"),
+        ],
+    )  # fmt: skip
+    def test_prepare_finds_nested_options(self, nested: dict[str, Any]) -> None:
+        made = S.prepare_lr_scheduler(make_optimizer(), {"name": "CosineAnnealing", "max_steps": 10, **nested})
+        assert made is not None
+        schedule = made["scheduler"]
+        assert (schedule.max_steps, schedule.warmup_steps, schedule.min_lr) == (10, 3, 0.01)
+
+    def test_prepare_takes_a_dataclass(self) -> None:
+        made = S.prepare_lr_scheduler(make_optimizer(), Section())
+        assert made is not None
+        assert (type(made["scheduler"]), made["scheduler"].max_steps) == (S.CosineAnnealing, 10)
+
+    def test_prepare_steps_the_exponential_by_epochs(self) -> None:
+        made = S.prepare_lr_scheduler(make_optimizer(), {"name": "ExponentialLR", "gamma": 0.9, "max_steps": 10})
+        assert made is not None
+        assert made["interval"] == "epoch"
+
+    @pytest.mark.parametrize(
+        "config",
+        [None, {}, {"name": "CosineAnnealing"}, {"name": "WarmupPolicy", "max_steps": -1},
+         {"name": "CosineAnnealing", "t_max_epochs": None}, {"name": "CosineAnnealing", "iters_per_batch": 5}],
+    )  # fmt: skip
     def test_prepare_without_an_end_makes_no_schedule(self, config: Any) -> None:
-        assert S.prepare_lr_scheduler(make_optimizer(), config) is None
+        for loader in (None, DataLoader(range(100))):  # type: ignore[arg-type]
+            assert S.prepare_lr_scheduler(make_optimizer(), config, loader) is None
 
     def test_register(self) -> None:
         class Mine(S.CosineAnnealing):
