@@ -15,7 +15,7 @@ from typing_extensions import override
 from rayconvai.errors import ConfigError, nearest
 from rayconvai.experiment.interrupt import Interrupted, may_stop_here
 from rayconvai.experiment.options import CheckpointParams, OptionError
-from rayconvai.experiment.storage import find_last
+from rayconvai.experiment.storage import find_last, is_sound
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Checkpoints(ModelCheckpoint):
             mode=params.mode,
             save_top_k=params.save_top_k,
             save_last=params.save_last,
-            every_n_epochs=params.every_n_epochs,
+            every_n_epochs=params.every_n_epochs or 1,
             verbose=params.verbose,
         )
         # The newest may be written before its metric is known, so its name does not speak of it.
@@ -108,10 +108,10 @@ class Checkpoints(ModelCheckpoint):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the ranking where it was, also in a directory that has been moved, without the files that went."""
+        """Take up the ranking where it was, also in a moved directory, without the files that went or are damaged."""
         directory = Path(str(self.dirpath))
         kept = {str(directory / Path(p).name): score for p, score in state_dict["best_k_models"].items()}
-        kept = {path: score for path, score in kept.items() if Path(path).is_file()}
+        kept = {path: score for path, score in kept.items() if is_sound(Path(path))}
         by_score = sorted(kept, key=lambda path: float(kept[path]), reverse=self.mode == "max")
         last = directory / Path(state_dict["last_model_path"]).name
         self.best_k_models = kept

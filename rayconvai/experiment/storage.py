@@ -120,6 +120,16 @@ def damage(path: Path) -> str | None:
     return None
 
 
+def is_sound(path: Path) -> bool:
+    """Say whether a checkpoint file is there and as it was written, with a warning if it is damaged."""
+    if not path.is_file():
+        return False
+    problem = damage(path)
+    if problem is not None:
+        log.warning("checkpoint %s is damaged (%s); it no longer counts among the best", path, problem)
+    return problem is None
+
+
 def find_last(directory: str | Path, *, set_aside: bool = True) -> Path | None:
     """Return the newest good checkpoint in a directory, None if there is none.
 
@@ -172,10 +182,11 @@ def _checkpoint_files(directory: Path) -> list[Path]:
     return [p for p in directory.rglob("*" + SUFFIX) if p.is_file() and not p.name.startswith(".")]
 
 
-def _age(path: Path) -> tuple[float, bool, str]:
+def _age(path: Path) -> tuple[bool, float, str]:
     stamps = read_stamps(path)
-    # Among files that others wrote, one called the last is newer than one kept for its score.
-    return (stamps[0].time if stamps else path.stat().st_mtime, path.stem.endswith("last"), path.name)
+    # Of a file that others wrote, the time may be that of a copy: one called the last is newer than any other of them.
+    known = bool(stamps) or path.stem.endswith(("last", "end"))
+    return (known, stamps[0].time if stamps else path.stat().st_mtime, path.name)
 
 
 def _check_unambiguous(path: Path, older: list[Path]) -> None:

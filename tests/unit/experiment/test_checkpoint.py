@@ -123,6 +123,23 @@ def test_find_last(tmp_path: Path) -> None:
         (tmp_path / "others" / name).touch()
     with pytest.raises(ValueError, match="several last checkpoints"):
         find_last(tmp_path / "others")
+    (tmp_path / "others" / "yours--last.ckpt").unlink()
+    (tmp_path / "others" / "mine--val_loss=0.1.ckpt").touch()  # copied after the last
+    assert find_last(tmp_path / "others") == tmp_path / "others" / "mine--last.ckpt"
+
+
+def test_checkpoints_hold_plain_data(run: Run, tmp_path: Path) -> None:
+    trainer, _, _ = run(tmp_path)
+    assert torch.load(trainer.checkpoint_callback.last_model_path, weights_only=True)["global_step"] == 8
+
+
+def test_damaged_checkpoint_is_not_among_the_best(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    newest = {"save_top_k": 2, "monitor": "epoch", "mode": "max", "filename": "{epoch}"}
+    _, _, root = run(tmp_path, trainer={"max_epochs": 4}, checkpoint_callback_params=newest)
+    truncate(root / "checkpoints" / "epoch=3.ckpt")
+    trainer, _, _ = run(tmp_path, trainer={"max_epochs": 5}, checkpoint_callback_params=newest, resume_if_exists=True)
+    assert "epoch=3.ckpt is damaged" in caplog.text
+    assert {Path(path).name for path in trainer.checkpoint_callback.best_k_models} == {"epoch=2.ckpt", "epoch=4.ckpt"}
 
 
 def test_ranking_goes_on_where_a_directory_was_moved(run: Run, tmp_path: Path) -> None:
