@@ -33,11 +33,13 @@ class RunTensorBoardLogger(TensorBoardLogger):
     """Lightning's logger, always by tensorboardX, into the run's directory itself.
 
     Raises:
-        OptionError: an argument that the SummaryWriter does not have.
+        OptionError: an argument that the SummaryWriter does not have, or its directory, which is the run's.
     """
 
     def __init__(self, directory: Path, writer_kwargs: Mapping[str, Any]) -> None:
         _check_kwargs("summary_writer_kwargs", writer_kwargs, SummaryWriter)
+        if writer_kwargs.keys() & {"logdir", "log_dir"}:
+            raise OptionError("exp_manager.summary_writer_kwargs: events go to the run's directory; leave out log_dir")
         super().__init__(save_dir=directory, name="", version="", default_hp_metric=False, **writer_kwargs)
         self.purge_step: int | None = None
         """What was written for this step and later, by an attempt that was killed, is hidden."""

@@ -142,7 +142,8 @@ def _agree(trainer: Trainer, decide: Callable[[], str], what: str = "") -> str:
 
 
 def _begin(layout: RunLayout, config: ExpManagerConfig, checkpoints: Path) -> None:
-    missing = [name for name in config.files_to_copy if not Path(name).is_file()]
+    files = config.files_to_copy or []
+    missing = [name for name in files if not Path(name).is_file()]
     if missing:
         raise ConfigError(f"exp_manager.files_to_copy: no such file: {missing[0]}")
     _detach_log()
@@ -152,7 +153,7 @@ def _begin(layout: RunLayout, config: ExpManagerConfig, checkpoints: Path) -> No
         if config.create_checkpoint_callback:
             checkpoints.mkdir(parents=True, exist_ok=True)
             remove_half_written(checkpoints)
-        for name in config.files_to_copy:
+        for name in files:
             shutil.copy2(name, layout.root)
         handler = _RunLog(layout.log)
     except OSError as error:
@@ -187,12 +188,12 @@ def _detach_log() -> None:
 def _add_loggers(trainer: Trainer, config: ExpManagerConfig, layout: RunLayout, resume_from: str) -> None:
     loggers: list[Any] = []
     if config.create_tensorboard_logger:
-        tensorboard = RunTensorBoardLogger(layout.root, config.summary_writer_kwargs)
+        tensorboard = RunTensorBoardLogger(layout.root, config.summary_writer_kwargs or {})
         if resume_from or any(layout.root.glob("events.out.tfevents.*")):
             tensorboard.purge_step = steps_taken(Path(resume_from)) if resume_from else 0
         loggers.append(tensorboard)
     if config.create_wandb_logger:
-        loggers.append(RunWandbLogger(layout.root, config.wandb_logger_kwargs))
+        loggers.append(RunWandbLogger(layout.root, config.wandb_logger_kwargs or {}))
     record = MetricsRecord(layout)
     trainer.loggers = [*trainer.loggers, *loggers, record]
     # First of all, so that the record knows what the others are about to log.

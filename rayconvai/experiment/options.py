@@ -28,8 +28,8 @@ class CheckpointParams:
     """How many of the best are kept; -1 keeps all, 0 none."""
     save_last: bool = True
     """Keep the newest too: what an interrupted run goes on from."""
-    every_n_epochs: int = 1
-    """Rank and keep the best at the end of every n-th epoch."""
+    every_n_epochs: int | None = 1
+    """Rank and keep the best at the end of every n-th epoch; None: of every epoch."""
     every_n_train_steps: int | None = None
     """Besides, write the newest every n optimizer steps."""
     train_time_interval: str | None = None
@@ -75,16 +75,16 @@ class ExpManagerConfig:
     resume_from_checkpoint: str | None = None
     """Go on from this checkpoint wherever it lies; a checkpoint of the run itself comes first."""
     create_tensorboard_logger: bool = True
-    summary_writer_kwargs: dict[str, Any] = field(default_factory=dict)
+    summary_writer_kwargs: dict[str, Any] | None = field(default_factory=dict)
     """Arguments of tensorboardX's SummaryWriter."""
     create_wandb_logger: bool = False
-    wandb_logger_kwargs: dict[str, Any] = field(default_factory=dict)
+    wandb_logger_kwargs: dict[str, Any] | None = field(default_factory=dict)
     """Arguments of Lightning's WandbLogger and of wandb.init; name and project must be among them."""
     create_checkpoint_callback: bool = True
     checkpoint_callback_params: CheckpointParams = field(default_factory=CheckpointParams)
     create_preemption_callback: bool = True
     """On Ctrl-C or SIGTERM finish the batch, write a checkpoint, then stop."""
-    files_to_copy: list[str] = field(default_factory=list)
+    files_to_copy: list[str] | None = field(default_factory=list)
     """Files to keep a copy of in the run's directory."""
 
 

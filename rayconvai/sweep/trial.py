@@ -166,7 +166,7 @@ def _compose(settings: TrialSettings, number: int, overrides: list[str]) -> Dict
         return config
     name = trial_name(number)
     ours = {"project": settings.sweep, "group": settings.sweep, "name": name, "id": f"{settings.sweep}-{name}"}
-    ours |= {"resume": "allow"} | dict(config.exp_manager.wandb_logger_kwargs)
+    ours |= {"resume": "allow"} | dict(config.exp_manager.wandb_logger_kwargs or {})
     return _composer(settings).compose([*overrides, f"exp_manager.wandb_logger_kwargs={quote(ours)}"])
 
 

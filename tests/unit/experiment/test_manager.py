@@ -36,6 +36,7 @@ Make = Callable[..., pl.Trainer]
         pytest.param({"resume_if_exists": "perhaps"}, "resume_if_exists", id="wrong_type"),
         pytest.param({"checkpoint_callback_params": {"mode": "least"}}, "must be min or max", id="wrong_mode"),
         pytest.param({"summary_writer_kwargs": {"flush_sec": 1}}, "nearest: flush_secs", id="writer_argument"),
+        pytest.param({"summary_writer_kwargs": {"log_dir": "x"}}, "leave out log_dir", id="writer_directory"),
         pytest.param({"create_wandb_logger": True}, "needs name and project", id="wandb_unnamed"),
     ],
 )
@@ -71,6 +72,14 @@ def test_directory(
 def test_numbered_versions_count_up(make_trainer: Make, tmp_path: Path) -> None:
     options = {"exp_dir": str(tmp_path), "use_datetime_version": False}
     assert [exp_manager(make_trainer(), options).name for _ in range(3)] == ["version_0", "version_1", "version_2"]
+
+
+def test_nulls_are_defaults(run: Callable[..., Any], tmp_path: Path) -> None:
+    """As in the sections of NeMo's users, who must set one null to have the other."""
+    nulls = dict.fromkeys(("exp_dir", "version", "summary_writer_kwargs", "wandb_logger_kwargs", "files_to_copy"))
+    params = {"every_n_epochs": None, "every_n_train_steps": 3, "save_top_k": 1}
+    trainer, _, _ = run(tmp_path, checkpoint_callback_params=params, **nulls)
+    assert Path(trainer.checkpoint_callback.best_model_path).is_file()
 
 
 def test_conflicts_with_what_the_trainer_has(
