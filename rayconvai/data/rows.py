@@ -59,6 +59,7 @@ def all_good(rows: list[dict[str, Any]], require_text: bool) -> bool:
         return False
     return (
         {*map(type, audio), *map(type, texts)} <= {str}
+        and _is_unicode("".join(audio + texts))
         and {*map(type, durations)} <= {int, float}
         and all(0 < duration <= MAX_SECONDS for duration in durations)
         and all(audio)
@@ -75,6 +76,8 @@ def problem(row: dict[str, Any], require_text: bool) -> str | None:
     for key in ("audio_filepath", "text"):
         if not isinstance(row.get(key) or "", str):
             return f"'{key}' is {row[key]!r}; it must be a string"
+        if not _is_unicode(row.get(key) or ""):
+            return f"'{key}' is {row[key]!r}, which has half a character (a lone surrogate); correct it"
     if not row["audio_filepath"]:
         return "'audio_filepath' is empty; name a sound file"
     for key, least in (("duration", "more than 0"), ("offset", "0 or more")):
@@ -84,5 +87,14 @@ def problem(row: dict[str, Any], require_text: bool) -> str | None:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return f"'{key}' is {value!r}; it must be a number of seconds"
         if not 0 <= value <= MAX_SECONDS or (key == "duration" and value == 0):  # NaN fails both comparisons
-            return f"'{key}' is {value}; it must be {least} seconds"
+            return f"'{key}' is {value}; it must be {least} seconds, and finite"
     return None
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether a text can be written; JSON can escape halves of characters, which no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

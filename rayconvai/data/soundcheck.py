@@ -30,12 +30,15 @@ def open_sound(path: str | Path) -> soundfile.SoundFile:
     Raises:
         DataError: no such file, not a sound file, or of zero length.
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        # To open a pipe would wait for its writer.
+        raise DataError(f"{path}: is not a file; name a sound file")
     try:
         file = soundfile.SoundFile(os.fspath(path))
     except (OSError, soundfile.SoundFileError, TypeError, ValueError) as error:
         if not os.path.exists(path):
             raise DataError(f"{path}: sound file not found") from error
-        if os.path.isfile(path) and os.path.getsize(path) == 0:
+        if os.path.getsize(path) == 0:
             raise DataError(f"{path}: zero-length sound file; remove it or record it again") from error
         reason = str(error).rsplit("': ", 1)[-1].rstrip(".")
         raise DataError(f"{path}: cannot be read as sound ({reason}); use wav, flac, ogg, opus or mp3") from error

@@ -176,7 +176,7 @@ def corpus(folder: Path, bad: dict) -> Manifest:
         pytest.param({"audio_filepath": "zero.wav"}, "zero.wav: zero-length sound file", id="zero_bytes"),
         pytest.param({"audio_filepath": "no_samples.wav"}, "zero-length sound file", id="no_samples"),
         pytest.param({"audio_filepath": "text.wav"}, "text.wav: cannot be read as sound", id="not_sound"),
-        pytest.param({"audio_filepath": "."}, "cannot be read as sound", id="directory"),
+        pytest.param({"audio_filepath": "."}, "is not a file", id="directory"),
         pytest.param({"audio_filepath": "cut.wav"}, "cut.wav: ends at 0.5", id="cut"),
         pytest.param({"audio_filepath": "silent.wav"}, "silent.wav: all-silent", id="silent"),
         pytest.param({"audio_filepath": "nan.wav"}, "holds NaN", id="nan"),
