@@ -11,6 +11,7 @@ from torchaudio.functional import melscale_fbanks
 
 from rayconvai.asr.masking import length_mask
 from rayconvai.core import AudioSignal, LengthsType, MelSpectrogramType, NeuralModule, NeuralType, typecheck
+from rayconvai.errors import require_positive
 
 LOG_FLOOR = 2.0**-24
 """Added to mel energies before the logarithm: below what 16-bit audio can hold."""
@@ -56,6 +57,7 @@ class LogMel(NeuralModule):
         normalize: Literal["per_feature", "none"] = "per_feature",
     ) -> None:
         super().__init__()
+        require_positive(sample_rate=sample_rate, num_mels=num_mels)
         if not 0 < hop_length <= win_length <= n_fft or win_length % 2:
             raise ValueError(
                 f"hop_length ({hop_length}) <= win_length ({win_length}, even) <= n_fft ({n_fft}) does not hold"
@@ -88,15 +90,22 @@ class LogMel(NeuralModule):
     @typecheck()
     @torch.no_grad()
     def forward(self, *, audio: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features (B, T, D) in float32, whatever the autocast, and their lengths (B,) in frames."""
+        """Return features (B, T, D) and their lengths (B,) in frames.
+
+        They are computed in float32 or better, whatever the autocast, and come in the module's own precision.
+        """
         lengths_B = torch.div(audio_lengths, self.hop_length, rounding_mode="floor") + 1
         with torch.autocast(audio.device.type, enabled=False):
-            mel_BTD = self._mel(self._shape(audio.float(), audio_lengths))
+            mel_BTD = self._mel(self._shape(audio.to(self._precision), audio_lengths))
             features_BTD = mel_BTD.add_(LOG_FLOOR).log_()
             mask_BT1 = length_mask(lengths_B, features_BTD.shape[1])[..., None].to(features_BTD.dtype)
             if self.normalize == "per_feature":
                 features_BTD = _normalize(features_BTD, mask_BT1, lengths_B)
-            return features_BTD.mul_(mask_BT1), lengths_B
+            return features_BTD.mul_(mask_BT1).to(self.filters_FD.dtype), lengths_B
+
+    @property
+    def _precision(self) -> torch.dtype:
+        return torch.promote_types(self.filters_FD.dtype, torch.float32)
 
     def _shape(self, audio_BS: Tensor, lengths_B: Tensor) -> Tensor:
         """Dither, pre-emphasise, silence the padding, and add half a window at both ends."""
@@ -111,10 +120,10 @@ class LogMel(NeuralModule):
         return padded
 
     def _mel(self, padded: Tensor) -> Tensor:
-        frames_BTN = padded.unfold(1, self.win_length, self.hop_length) * self.window_N
+        frames_BTN = padded.unfold(1, self.win_length, self.hop_length) * self.window_N.to(padded.dtype)
         spectrum_BTF = torch.fft.rfft(frames_BTN, n=self.n_fft)
         power_BTF = spectrum_BTF.real.square() + spectrum_BTF.imag.square()
-        return torch.matmul(power_BTF, self.filters_FD)
+        return torch.matmul(power_BTF, self.filters_FD.to(power_BTF.dtype))
 
 
 def _normalize(x_BTD: Tensor, mask_BT1: Tensor, lengths_B: Tensor) -> Tensor:
