@@ -65,6 +65,17 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     return f"; nearest: {matches[0]}" if matches else ""
 
 
+def require_positive(**sizes: float) -> None:
+    """Check the sizes that a constructor was given, by their names.
+
+    Raises:
+        ValueError: one is not above 0.
+    """
+    for name, size in sizes.items():
+        if not size > 0:
+            raise ValueError(f"{name} is {size}; it must be more than 0")
+
+
 def run_cli(main: Callable[[], int | None]) -> None:
     """Run a command and exit: a RayconvaiError becomes one line on stderr and status 2 (``--debug``: the trace too)."""
     debug = "--debug" in sys.argv

@@ -14,6 +14,7 @@ from rayconvai.asr.masking import DepthwiseConv, length_mask, masked_norm
 from rayconvai.asr.position import RelativeBias, RelativeTable, Rotary, padding_scores, rotate
 from rayconvai.asr.subsampling import ImageStem, SignalStem
 from rayconvai.core import typecheck
+from rayconvai.errors import require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,8 @@ class ConformerEncoder(Encoder):
         variant: Variant = Variant(),  # frozen
     ) -> None:
         super().__init__(in_features, d_model, variant.subsampling)
+        require_positive(d_model=d_model, num_layers=num_layers, num_heads=num_heads)
+        require_positive(ff_expansion=ff_expansion, conv_kernel_size=conv_kernel_size)
         if d_model % num_heads:
             raise ValueError(f"d_model ({d_model}) must be a multiple of num_heads ({num_heads})")
         stem = SignalStem if variant.stem == "signal" else ImageStem

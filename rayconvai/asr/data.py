@@ -14,7 +14,7 @@ from rayconvai.core.model import Model
 from rayconvai.data.corpus import Corpus, Splits
 from rayconvai.data.loader import StatefulLoader
 from rayconvai.data.manifest import Manifest, check_manifest, keep_good, text_problems
-from rayconvai.data.sampler import DurationBatchSampler
+from rayconvai.data.sampler import DurationBatchSampler, check_batching
 from rayconvai.errors import ConfigError, DataError
 from rayconvai.tokenizers.base import Tokenizer
 
@@ -63,8 +63,9 @@ class SpeechData(DataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if (batch_seconds is None) == (batch_size is None):
-            raise ConfigError("data: give one of batch_seconds and batch_size, and leave the other out")
+        check_batching(batch_seconds, batch_size, num_buckets)
+        if num_workers < 0:
+            raise ConfigError(f"num_workers is {num_workers}; it must be 0 or more")
         self.corpus, self.augment, self.checks, self.seed = corpus, tuple(augment), checks, seed
         self.batch_seconds, self.batch_size, self.num_buckets = batch_seconds, batch_size, num_buckets
         self.num_workers = num_workers

@@ -13,6 +13,7 @@ from rayconvai.asr.dropout import Dropout
 from rayconvai.asr.encoder import Encoder
 from rayconvai.asr.masking import DepthwiseConv, length_mask, masked_norm, strided_lengths
 from rayconvai.core import typecheck
+from rayconvai.errors import require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class Block:
     """Add the block's input, through a pointwise convolution, before the last ReLU. Needs stride 1."""
 
     def __post_init__(self) -> None:
+        require_positive(channels=self.channels, kernel_size=self.kernel_size, repeat=self.repeat)
+        require_positive(stride=self.stride, dilation=self.dilation)
         if self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd so that frames stay centred, not {self.kernel_size}")
         if self.residual and self.stride != 1:

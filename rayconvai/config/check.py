@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -18,6 +19,7 @@ from rayconvai.core.optim import check_optim
 from rayconvai.core.schedules import check_schedule
 from rayconvai.errors import ConfigError, nearest
 
+_SEEDS = 2**32
 _NODES = ("model", "tokenizer", "data")
 _OWNED = {
     "logger": "the experiment manager makes loggers; see exp_manager.create_tensorboard_logger",
@@ -70,6 +72,7 @@ def check(config: DictConfig) -> None:
             hint = nearest(name, names) or nearest_full_key(name, config)
             raise ConfigError(f"{name} is not a key of a run{hint}")
     _check_interpolations(config)
+    _check_run(config)
     for field in dataclasses.fields(RunConfig):
         if field.name in config and field.name not in (*_NODES, "augment", "optim", "schedule"):
             _check_section(config, field.name)
@@ -102,6 +105,14 @@ def nearest_full_key(key: str, config: DictConfig, but: Sequence[str] = ()) -> s
         return hint.replace(": ", f": {parent}.", 1)
     same_end = [known for known in keys if known.rpartition(".")[2] == last]
     return nearest(key, same_end) or (f"; nearest: {same_end[0]}" if same_end else nearest(key, keys))
+
+
+def _check_run(config: DictConfig) -> None:
+    if "seed" in config and isinstance(config.seed, int) and not 0 <= config.seed < _SEEDS:
+        raise ConfigError(f"seed must be from 0 to {_SEEDS - 1}, not {config.seed}")
+    name = str(config.name) if "name" in config else "run"
+    if not name.strip() or {"..", "/"} & set(Path(name).parts):
+        raise ConfigError(f"name must be the name of a directory in exp_manager.exp_dir, not {name!r}")
 
 
 def _check_section(config: DictConfig, name: str) -> None:

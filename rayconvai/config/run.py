@@ -53,6 +53,16 @@ class TrainerConfig:
     sync_batchnorm: bool = False
     reload_dataloaders_every_n_epochs: int = 0
 
+    def __post_init__(self) -> None:
+        """What Lightning takes without a word and then breaks on, or never trains."""
+        least = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is not None and not value >= low:
+                raise ValueError(f"{name} is {value}; it must be {low} or more")
+        if self.limit_train_batches == 0:
+            raise ValueError("limit_train_batches is 0, which leaves nothing to train on")
+
 
 @dataclass(kw_only=True)
 class AugmentConfig:

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rayconvai._optional import import_named
-from rayconvai.core.coerce import coerce, nearest_key
+from rayconvai.core.coerce import below, coerce, nearest_key
 from rayconvai.errors import ConfigError, RayconvaiError, nearest
 
 TARGET = "_target_"
@@ -117,6 +117,9 @@ def build(node: Mapping[str, Any] | DictConfig, /, **derived: Any) -> Any:
     for name in derived:
         if name in config:
             raise ConfigError(f"{full_key(config, name)} is derived from other parts of the config; remove it")
+        if name not in known and not _parameters(call)[1]:
+            where = full_key(config, TARGET)
+            raise ConfigError(f"{where} is {config[TARGET]}, which does not take {name!r}; a run gives it that")
     nested_as_is = getattr(call, "__name__", "") == "from_config"
     arguments = dict(derived)
     for name in map(str, config):
@@ -132,10 +135,12 @@ def build(node: Mapping[str, Any] | DictConfig, /, **derived: Any) -> Any:
         raise ConfigError(f"{full_key(config, missing[0])} is missing; {config[TARGET]} requires {', '.join(missing)}")
     try:
         return call(**arguments)
-    except RayconvaiError:
-        raise
     except ValueError as error:
-        raise ConfigError(f"{full_key(config, '') or config[TARGET]}: {error}") from error
+        key, message = full_key(config, ""), str(error)
+        lacks_key = type(error) is ConfigError and message.partition(" ")[0] in known
+        if isinstance(error, RayconvaiError) and not lacks_key:
+            raise
+        raise ConfigError(below(key, message, known) if key else f"{config[TARGET]}: {message}") from error
 
 
 def _schema(config: DictConfig) -> tuple[Callable[..., Any], Mapping[str, Parameter]]:

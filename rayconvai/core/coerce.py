@@ -164,7 +164,12 @@ def _dataclass(value: dict[str, Any], kind: type, key: str) -> Any:
     try:
         return kind(**arguments)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{key}: {error}") from error
+        raise ConfigError(below(key, str(error), names)) from error
+
+
+def below(key: str, message: str, names: Iterable[str]) -> str:
+    """Prefix what a constructor refused with its key: the argument's own where the message begins with its name."""
+    return f"{key}.{message}" if message.partition(" ")[0] in names else f"{key}: {message}"
 
 
 def _instance(value: Any, container: Any, kind: Any, key: str) -> Any:

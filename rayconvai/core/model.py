@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from typing_extensions import Self
@@ -17,7 +18,7 @@ from rayconvai.core.build import build
 from rayconvai.core.module import NeuralModule
 from rayconvai.core.optim import build_optimizer
 from rayconvai.core.schedules import lightning_schedule
-from rayconvai.errors import ArtefactError, ConfigError
+from rayconvai.errors import ArtefactError, ConfigError, RayconvaiError
 
 
 class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says what freeze and unfreeze do
@@ -28,7 +29,7 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
     """
 
     metric_names: ClassVar[tuple[str, ...]] = ("train_loss", "val_loss")
-    """What the model logs, and so what a run may monitor and a sweep may rank by."""
+    """What the model logs; what begins with ``test_``, only when it is tested."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,6 +57,11 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
         """Read what ``save_assets`` wrote: the arguments that ``from_config`` takes besides the config nodes."""
         return {}
 
+    @classmethod
+    def ranking_names(cls) -> list[str]:
+        """Return the metrics that a training logs: checkpoints and trials can be ranked by one of them."""
+        return [name for name in cls.metric_names if not name.startswith("test_")]
+
     def set_optimization(self, optim: Mapping[str, Any], schedule: Mapping[str, Any] | None) -> None:
         """Choose the optimizer and the learning-rate schedule for training: their config sections."""
         self._optim, self._schedule = optim, schedule
@@ -64,17 +70,23 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
         """Make the optimizer, and the schedule over all steps that the trainer will take (Lightning calls this).
 
         Raises:
-            ConfigError: a schedule is asked for and the number of steps is not known.
+            ConfigError: a schedule is asked for and the number of steps is not known, or the trainer's limits do not
+                fit the data.
         """
         if self._optim is None:
             raise ConfigError("the model has no optimizer: call set_optimization(optim, schedule) before fit")
         optimizer = build_optimizer(self._optim, self)
+        try:
+            self.trainer.fit_loop.setup_data()  # a run measured in steps alone has not counted its batches yet
+        except (MisconfigurationException, ValueError) as error:
+            if isinstance(error, RayconvaiError):
+                raise
+            raise ConfigError(f"trainer: Lightning refuses it: {' '.join(str(error).split())}") from error
         if self._schedule is None:
             return optimizer
         max_steps = self.trainer.estimated_stepping_batches
         if max_steps == float("inf"):
             raise ConfigError("a schedule needs an end: set trainer.max_epochs or trainer.max_steps, or schedule=none")
-        self.trainer.fit_loop.setup_data()  # a run measured in steps alone has not counted its batches yet
         steps_per_epoch = max(1, int(self.trainer.num_training_batches) // self.trainer.accumulate_grad_batches)
         schedule = lightning_schedule(
             self._schedule, optimizer, max_steps=int(max_steps), steps_per_epoch=steps_per_epoch

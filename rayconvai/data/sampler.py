@@ -70,7 +70,9 @@ class DurationBatchSampler(Sampler[list[int]]):
     ) -> None:
         self.durations = np.asarray(durations, dtype=np.float64)
         self.shuffle, self.seed, self.rank, self.world_size = shuffle, seed, rank, world_size
-        _check(batch_seconds, batch_size, num_buckets, rank, world_size)
+        check_batching(batch_seconds, batch_size, num_buckets)
+        if not 0 <= rank < world_size:
+            raise ConfigError(f"rank {rank} is not in 0 to {world_size - 1}; give the rank of this process")
         if len(self.durations) < world_size:
             raise DataError(f"{len(self.durations)} utterances cannot be shared by {world_size} ranks; use fewer ranks")
         self._buckets = _buckets(self.durations, num_buckets, batch_seconds)
@@ -180,14 +182,17 @@ class DurationBatchSampler(Sampler[list[int]]):
         return batches
 
 
-def _check(batch_seconds: float | None, batch_size: int | None, num_buckets: int, rank: int, world_size: int) -> None:
+def check_batching(batch_seconds: float | None, batch_size: int | None, num_buckets: int) -> None:
+    """Check the settings of batches.
+
+    Raises:
+        ConfigError: settings that cannot be.
+    """
     if (batch_seconds is None) == (batch_size is None):
         raise ConfigError("give one of batch_seconds and batch_size; the other must be null")
     for name, value in (("batch_seconds", batch_seconds), ("batch_size", batch_size), ("num_buckets", num_buckets)):
         if value is not None and not value > 0:
             raise ConfigError(f"{name} is {value}; it must be more than 0")
-    if not 0 <= rank < world_size:
-        raise ConfigError(f"rank {rank} is not in 0 to {world_size - 1}; give the rank of this process")
 
 
 def _fitting(batch_seconds: float | None, longest: float) -> int:

@@ -204,7 +204,7 @@ def _add_loggers(trainer: Trainer, config: ExpManagerConfig, layout: RunLayout, 
 def _add_callbacks(trainer: Trainer, config: ExpManagerConfig, layout: RunLayout, checkpoints: Path) -> None:
     _callbacks(trainer).append(ExactResume())
     if config.create_checkpoint_callback:
-        params, prefix = config.checkpoint_callback_params, config.name or "default"
+        params, prefix = config.checkpoint_callback_params, Path(config.name or "default").name
         _callbacks(trainer).append(Checkpoints(params, checkpoints, prefix))
     if config.create_preemption_callback:
         _callbacks(trainer).append(StopOnSignal())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from rayconvai.config.compose import check
 from rayconvai.core.build import build
 from rayconvai.core.data_module import DataModule
 from rayconvai.core.model import Model, build_model
-from rayconvai.errors import ConfigError
+from rayconvai.errors import ConfigError, nearest
 from rayconvai.experiment.layout import RunLayout
 from rayconvai.experiment.manager import close, exp_manager
 from rayconvai.experiment.provenance import record
@@ -47,9 +49,10 @@ def fit(config: DictConfig, runtime: Runtime | None = None) -> FitResult:
     """
     runtime = runtime or Runtime()
     check(config)
+    trainer = make_trainer(config, runtime)
     model, data = build_parts(config)
+    check_monitor(config, model)
     model.set_optimization(config.optim, config.schedule)
-    trainer = _trainer(config, runtime)
     section = config.exp_manager
     if runtime.run_dir is not None:
         section = OmegaConf.merge(section, {"explicit_log_dir": str(runtime.run_dir)})
@@ -76,9 +79,10 @@ def evaluate(
     """
     model, data = build_parts(config)
     model.load_state_dict(AtomicCheckpointIO().load_checkpoint(checkpoint)["state_dict"])
-    trainer = _trainer(config, runtime or Runtime())
+    trainer = make_trainer(config, runtime or Runtime())
     evaluation = {"dev": trainer.validate, "test": trainer.test}[split]
-    metrics: Mapping[str, Any] = evaluation(model, datamodule=data, verbose=False)[0]
+    measured = evaluation(model, datamodule=data, verbose=False)
+    metrics: Mapping[str, Any] = measured[0] if measured else {}  # the config may limit it to no batch at all
     return model, {name: float(value) for name, value in metrics.items()}
 
 
@@ -104,19 +108,55 @@ def best_checkpoint(trainer: Trainer) -> Path | None:
     return Path(path) if path else None
 
 
-def _trainer(config: DictConfig, runtime: Runtime) -> Trainer:
+def check_monitor(config: DictConfig, model: Model) -> None:
+    """Check that the model logs what its checkpoints are to be ranked by; the training would find out at its end.
+
+    Raises:
+        ConfigError: it does not; with the nearest name.
+    """
+    monitor = config.exp_manager.checkpoint_callback_params.monitor
+    logged = model.ranking_names()
+    if config.exp_manager.create_checkpoint_callback and monitor not in (*logged, "epoch", "step"):
+        raise ConfigError(
+            f"exp_manager.checkpoint_callback_params.monitor is {monitor}, which {type(model).__name__} does not log "
+            f"in training{nearest(monitor, logged)}; it logs {', '.join(logged)} (its metric_names)"
+        )
+
+
+def make_trainer(config: DictConfig, runtime: Runtime) -> Trainer:
+    """Make the trainer of a run.
+
+    Raises:
+        ConfigError: Lightning refuses its arguments.
+    """
     options: Any = OmegaConf.to_container(config.trainer, resolve=True)
     place = {"accelerator": runtime.accelerator, "devices": runtime.devices, "strategy": runtime.strategy}
     options |= {name: value for name, value in place.items() if value is not None}
     # Our matrices are small or bf16: on GPUs that have TF32 its extra speed costs no accuracy that a WER shows.
     torch.set_float32_matmul_precision("high")
-    return Trainer(
-        **options,
-        logger=False,  # the experiment manager makes loggers and checkpoints
-        enable_checkpointing=False,
-        use_distributed_sampler=False,  # our samplers split over ranks themselves, exactly
-        enable_progress_bar=runtime.progress,
-        enable_model_summary=runtime.progress,
-        callbacks=list(runtime.callbacks),
-        plugins=list(runtime.plugins) or None,
-    )
+    try:
+        with _without_banner():
+            return Trainer(
+                **options,
+                logger=False,  # the experiment manager makes loggers and checkpoints
+                enable_checkpointing=False,
+                use_distributed_sampler=False,  # our samplers split over ranks themselves, exactly
+                enable_progress_bar=runtime.progress,
+                enable_model_summary=runtime.progress,
+                callbacks=list(runtime.callbacks),
+                plugins=list(runtime.plugins) or None,
+            )
+    except Exception as error:  # it has no one kind of error for arguments that it cannot take
+        raise ConfigError(f"trainer: Lightning refuses it: {' '.join(str(error).split())}") from error
+
+
+@contextmanager
+def _without_banner() -> Iterator[None]:
+    """Keep Lightning from naming devices and products: the terminal is for what this run has to say."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

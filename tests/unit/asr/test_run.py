@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from rayconvai.asr.models.ctc import CTCModel
 from rayconvai.config.compose import compose
 from rayconvai.core.model import Model
 from rayconvai.data.audio import write_audio
-from rayconvai.errors import ArtefactError, DataError, InfeasibleError, RayconvaiError, StorageError
+from rayconvai.errors import ArtefactError, ConfigError, DataError, InfeasibleError, RayconvaiError, StorageError
 from rayconvai.train.finish import finish
 from rayconvai.train.fit import FitResult, fit
 from rayconvai.train.runtime import Runtime
@@ -204,6 +205,26 @@ def unreadable(write: WriteManifest, folder: Path) -> Path:
     return manifest
 
 
+def truncated(write: WriteManifest, folder: Path) -> Path:
+    manifest = write()
+    sound = folder / "train2.wav"
+    sound.write_bytes(sound.read_bytes()[:3000])
+    return manifest
+
+
+def not_a_number(write: WriteManifest, folder: Path) -> Path:
+    manifest = write()
+    write_audio(folder / "train2.wav", torch.full((10_400,), torch.nan), 8000, subtype="FLOAT")
+    return manifest
+
+
+def pipe(write: WriteManifest, folder: Path) -> Path:
+    manifest = write()
+    (folder / "train2.wav").unlink()
+    os.mkfifo(folder / "train2.wav")
+    return manifest
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -211,6 +232,13 @@ def unreadable(write: WriteManifest, folder: Path) -> Path:
         pytest.param(unreadable, r"train.jsonl:3: .*train2.wav", id="unreadable_sound"),
         pytest.param(empty_sound, r"train.jsonl:3: ", id="zero_length"),
         pytest.param(silent, r"train.jsonl:3: ", id="all_silent"),
+        pytest.param(truncated, r"train.jsonl:3: .*ends at 0.18 s, but the line declares 1.30 s", id="truncated"),
+        pytest.param(not_a_number, r"train.jsonl:3: .*NaN", id="not_a_number"),
+        pytest.param(pipe, r"train.jsonl:3: .*is not a file", id="pipe"),
+        pytest.param(row(offset=99), r"train.jsonl:3: .*ends at 1.30 s", id="offset_past_the_end"),
+        pytest.param(row(text="abc" * 100), r"train.jsonl:3: the text needs 300 frames", id="text_too_long"),
+        pytest.param(row(text=""), r"train.jsonl:3: text is empty", id="no_text"),
+        pytest.param(row(text="a\ud800b"), r"train.jsonl:3: 'text' is .*lone surrogate", id="half_a_character"),
         pytest.param(row(duration=-1), r"train.jsonl:3: .*duration", id="negative_duration"),
         pytest.param(row(text=5), r"train.jsonl:3: .*text", id="text_is_a_number"),
         pytest.param(lambda write, folder: folder / "none.jsonl", r"none.jsonl", id="missing_manifest"),
@@ -224,6 +252,45 @@ def test_bad_data_is_refused_before_training(
         run(small(manifest), tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        pytest.param("model.encoder.num_layers=-1", r"model.encoder.num_layers is -1", id="layers"),
+        pytest.param("model.preprocessor.num_mels=0", r"model.preprocessor.num_mels is 0", id="mels"),
+        pytest.param("data.batch_seconds=0", r"data.batch_seconds is 0", id="batch"),
+        pytest.param("data.num_workers=-1", r"data.num_workers is -1", id="workers"),
+        pytest.param("trainer.devices=0", r"trainer: .*devices=0", id="devices"),
+        pytest.param("trainer.strategy=dpd", r"trainer: .*strategy='dpd'", id="strategy"),
+        pytest.param("trainer.max_time=soon", r"trainer: .*'soon'", id="max_time"),
+        pytest.param(
+            "exp_manager.checkpoint_callback_params.monitor=val_were", r"does not log.*; nearest: val_wer", id="monitor"
+        ),
+        pytest.param("exp_manager.checkpoint_callback_params.monitor=test_wer", r"does not log", id="monitor_of_tests"),
+    ],
+)
+def test_a_config_that_cannot_work_is_refused_before_training(
+    write_manifest: WriteManifest, tmp_path: Path, override: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        run(small(write_manifest(), override), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_validation_beyond_the_epoch_is_refused_before_the_first_step(
+    write_manifest: WriteManifest, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"trainer: .*val_check_interval.* \(1000\)") as caught:
+        run(small(write_manifest(), "trainer.val_check_interval=1000"), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+def test_a_run_in_another_precision(write_manifest: WriteManifest, tmp_path: Path, precision: str) -> None:
+    overrides = (f"trainer.precision={precision}", "trainer.max_epochs=1", "trainer.limit_val_batches=0")
+    assert run(small(write_manifest(), *overrides), tmp_path / "run").metrics["train_loss"] > 0
 
 
 def test_text_outside_the_tokenizer_and_an_empty_dev_set(write_manifest: WriteManifest, tmp_path: Path) -> None:
@@ -255,7 +322,7 @@ def test_a_run_may_be_measured_in_steps_alone(write_manifest: WriteManifest, tmp
 
 def test_a_loss_that_is_not_a_number_names_step_and_utterances(write_manifest: WriteManifest, tmp_path: Path) -> None:
     overrides = ("optim.lr=1e30", "trainer.gradient_clip_val=null", "schedule=constant")
-    with pytest.raises(InfeasibleError, match=r"step \d+ \(lr .*e\+\d+\), utterances .*train.jsonl:"):
+    with pytest.raises(InfeasibleError, match=r"validation loss.* step 1 \(lr .*e\+\d+\), utterances .*train.jsonl:"):
         run(small(write_manifest(), *overrides), tmp_path / "run")
 
 

@@ -156,7 +156,7 @@ def test_from_config_gets_nodes_and_errors_keep_their_full_key() -> None:
         pytest.param({"betas": ["x"]}, "m.betas.0 must be float, not 'x'", id="item"),
         pytest.param({"window": {"lenght": 1}}, "nearest: m.window.length", id="dataclass_key"),
         pytest.param({"window": {"kind": "haning"}}, "one of hann, hamming, not 'haning'; nearest: hann", id="literal"),
-        pytest.param({"window": {"length": 0}}, "m.window: length (0) must be positive", id="dataclass_check"),
+        pytest.param({"window": {"length": 0}}, "m.window.length (0) must be positive", id="dataclass_check"),
         pytest.param({"droput": 0.1}, "nearest: m.dropout", id="unknown"),
         pytest.param({"dropout": "${nowhere}"}, "m.dropout: Interpolation key 'nowhere' not found", id="interpolation"),
         pytest.param({"dropout": "???"}, "m.dropout has no value yet", id="missing"),
@@ -173,7 +173,7 @@ def test_wrong_key_or_value(keys: dict[str, Any], says: str) -> None:
     [
         pytest.param({}, {}, "m.in_features is missing; toyparts.Encoder requires in_features", id="missing"),
         pytest.param({"in_features": 1}, {"in_features": 2}, "m.in_features is derived", id="given_twice"),
-        pytest.param({"in_features": 1, "dropout": 2}, {}, "m: dropout is above 1", id="refused_by_the_class"),
+        pytest.param({"in_features": 1, "dropout": 2}, {}, "m.dropout is above 1", id="refused_by_the_class"),
     ],
 )
 def test_what_only_building_finds(keys: dict[str, Any], derived: dict[str, Any], says: str) -> None:
