@@ -28,6 +28,8 @@ from rayconvai.sweep.domains import Domain, Fixed, Point, Value
 from rayconvai.sweep.search import build_searcher
 from rayconvai.sweep.space import parse_domain, quote, to_overrides
 from rayconvai.sweep.spec import SweepFile
+from rayconvai.train.fit import make_trainer
+from rayconvai.train.runtime import Runtime
 
 MOST_POINTS = 1000
 """Of a larger grid only so many points are checked."""
@@ -92,7 +94,7 @@ def plan_sweep(file: SweepFile) -> Plan:
     spec = file.spec
     try:
         composer = Composer(spec.recipe, trial_overrides(file), [Path(path) for path in spec.config_dirs])
-        checker = _Checker(composer)
+        checker = _Checker(composer, on_cpu=not spec.resources.gpus)
         base = composer.compose()
         _check_keys(file, plan, composer)
         searcher = build_searcher(spec.search, plan.space, spec.metric.mode)
@@ -151,11 +153,15 @@ def _within_choice(key: str, space: Mapping[str, Domain]) -> bool:
 
 
 def _check_values(file: SweepFile, plan: Plan, checker: _Checker, first: Point) -> None:
-    for key, domain in plan.space.items():
-        for value in domain.corners():
-            problem = checker.problem({key: value}) and checker.problem({**first, key: value})
-            if problem:
-                plan.problems.append(f"{file.at(f'space.{key}')}: {key}={quote(value)}: {problem}")
+    base = checker.problem({})
+    values = [(key, value) for key, domain in plan.space.items() for value in domain.corners()]
+    problems = [checker.problem({key: value}) and checker.problem({**first, key: value}) for key, value in values]
+    if base and all(problem == base for problem in problems):
+        plan.problems.append(f"{file.at(_guilty(base, file))}: {base}")
+        return
+    for (key, value), problem in zip(values, problems, strict=True):
+        if problem:
+            plan.problems.append(f"{file.at(f'space.{key}')}: {key}={quote(value)}: {problem}")
 
 
 def _check_points(file: SweepFile, plan: Plan, checker: _Checker, points: Sequence[Point]) -> None:
@@ -178,13 +184,18 @@ def _check_points(file: SweepFile, plan: Plan, checker: _Checker, points: Sequen
 
 def _check_metric(file: SweepFile, plan: Plan, checker: _Checker, base: DictConfig) -> None:
     spec = file.spec
-    if spec.metric.name not in checker.metric_names:
-        names = sorted(checker.metric_names)
-        hint = nearest(spec.metric.name, names)
+    if base.trainer.fast_dev_run or not base.exp_manager.create_checkpoint_callback:
         plan.problems.append(
-            f"{file.at('metric.name')}: metric '{spec.metric.name}' is not logged by the model{hint}; "
-            f"it logs: {', '.join(names)}"
+            f"{file.at('overrides')}: a sweep goes on from checkpoints and ends with one; "
+            "set trainer.fast_dev_run=false and exp_manager.create_checkpoint_callback=true"
         )
+    monitor, names = base.exp_manager.checkpoint_callback_params.monitor, sorted(checker.metric_names)
+    for key, name in {"metric.name": spec.metric.name, "overrides": monitor}.items():
+        if name not in names and (key, name) != ("overrides", spec.metric.name):
+            plan.problems.append(
+                f"{file.at(key)}: metric '{name}' is not logged by the model in training{nearest(name, names)}; "
+                f"it logs: {', '.join(names)}"
+            )
     if spec.scheduler.name == "asha":
         if not plan.max_epochs:
             plan.problems.append(f"{file.at('scheduler')}: asha needs trainer.max_epochs; set it in overrides")
@@ -198,14 +209,16 @@ def _check_metric(file: SweepFile, plan: Plan, checker: _Checker, base: DictConf
 class _Checker:
     """Composes points and builds their models, each distinct part once."""
 
-    def __init__(self, composer: Composer) -> None:
-        self.composer = composer
+    def __init__(self, composer: Composer, *, on_cpu: bool) -> None:
+        self.composer, self.on_cpu = composer, on_cpu
         self.metric_names: set[str] = set()
         self.max_epochs = 0
         self.composed = 0
         self._checked: dict[str, tuple[int | None, str]] = {}
         self._models: dict[str, tuple[int | None, str]] = {}
-        self._assets: dict[str, dict[str, Any]] = {}
+        self._data: dict[str, tuple[DataModule, dict[str, Any]]] = {}
+        self._unfit: dict[str, str] = {}
+        self._trained_by: set[str] = set()
 
     def problem(self, point: Point) -> str:
         return self.check(point)[1]
@@ -222,33 +235,53 @@ class _Checker:
         self.composed += 1
         try:
             config = self.composer.compose(overrides)
-            assets = self._build_assets(config)
+            self._check_trainer(config)
+            data, assets = self._build_data(config)
         except RayconvaiError as error:
             return None, _OVERRIDE.sub("", str(error))
         self.max_epochs = max(self.max_epochs, config.trainer.max_epochs or 0)
         name = _name(config.model, config.tokenizer, config.data)
         if name not in self._models:
-            self._models[name] = self._build_model(config, assets)
+            self._models[name] = self._build_model(config, data, assets)
         return self._models[name]
 
-    def _build_assets(self, config: DictConfig) -> dict[str, Any]:
+    def _check_trainer(self, config: DictConfig) -> None:
+        name = _name(config.trainer)
+        if self.on_cpu and name not in self._trained_by:  # a GPU may be known only where the trials will run
+            make_trainer(config, Runtime(accelerator="cpu", devices=1, progress=False))
+            self._trained_by.add(name)
+
+    def _build_data(self, config: DictConfig) -> tuple[DataModule, dict[str, Any]]:
         """Prepare the data and train the tokenizer, as a run would, once for each config of the two."""
         name = _name(config.data, config.tokenizer)
-        if name not in self._assets:
+        if name not in self._data:
             data = build(config.data, seed=config.seed)
             if not isinstance(data, DataModule):
                 raise ConfigError(f"data._target_ is {type(data).__name__}, which is not a rayconvai DataModule")
             data.prepare()
             tokenizer = None if config.tokenizer is None else build(config.tokenizer, texts=data.texts())
-            self._assets[name] = {} if tokenizer is None else {"tokenizer": tokenizer}
-        return self._assets[name]
+            self._data[name] = (data, {} if tokenizer is None else {"tokenizer": tokenizer})
+        return self._data[name]
 
-    def _build_model(self, config: DictConfig, assets: dict[str, Any]) -> tuple[int | None, str]:
+    def _bind(self, config: DictConfig, data: DataModule, model: Model) -> str:
+        """Check the data against the first model that reads them, and return what is wrong: texts can be many."""
+        name = _name(config.data, config.tokenizer)
+        if name not in self._unfit:
+            self._unfit[name] = ""
+            try:
+                data.bind(model)
+            except RayconvaiError as error:
+                self._unfit[name] = str(error)
+        return self._unfit[name]
+
+    def _build_model(self, config: DictConfig, data: DataModule, assets: dict[str, Any]) -> tuple[int | None, str]:
         try:
             model = _meta_model(config.model, assets)
         except (RayconvaiError, ValueError, TypeError, RuntimeError, AssertionError) as error:
             return None, " ".join(str(error).split()) or type(error).__name__
-        self.metric_names |= set(model.metric_names)
+        if unfit := self._bind(config, data, model):
+            return None, unfit
+        self.metric_names |= set(model.ranking_names())
         return sum(weights.numel() for weights in model.parameters()), ""
 
 
@@ -270,7 +303,10 @@ def _name(*nodes: Any) -> str:
 
 def _guilty(message: str, file: SweepFile) -> str:
     """Return the key of the file that a base config's error comes from."""
-    return "overrides" if any(repr(line) in message for line in file.spec.overrides) else "recipe"
+    named = message.split(" ", 1)[0].rstrip(":")
+    keys = [line.lstrip("+~").partition("=")[0] for line in file.spec.overrides]
+    written = any(repr(line) in message for line in file.spec.overrides)
+    return "overrides" if written or any(f"{key}.".startswith(f"{named}.") for key in keys) else "recipe"
 
 
 def _short(value: Value) -> str:

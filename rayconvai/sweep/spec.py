@@ -143,6 +143,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         hint = " (inside {...} an expression with commas needs quotes)" if "flow" in str(error.context) else ""
         raise SweepError(f"{path}:{line}: not valid YAML: {error.problem}{hint}") from error
+    except yaml.YAMLError as error:
+        raise SweepError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     return tree, places
 
 

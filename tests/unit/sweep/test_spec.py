@@ -96,6 +96,8 @@ def test_refused_command_line(tmp_path: Path, override: str, words: str) -> None
 def test_refused_files(tmp_path: Path) -> None:
     with pytest.raises(SweepError, match=r"cannot be read: No such file"):
         load_spec(tmp_path / "none.yaml")
+    with pytest.raises(SweepError, match="not valid YAML: unacceptable character"):
+        load_spec(write(tmp_path, "\0"))
     with pytest.raises(SweepError, match="is a mapping of keys"):
         load_spec(write(tmp_path, "- a\n"))
     with pytest.raises(SweepError, match=r"key 'metric' is missing"):
