@@ -55,8 +55,9 @@ def write_artefact(path: Path, model: Model, *, config: Mapping[str, Any], card:
             if path.exists():
                 path.rename(Path(scratch) / "replaced")
             made.rename(path)
-    except OSError as error:
-        raise StorageError(f"cannot write the artefact {path}: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or _one_line(error)
+        raise StorageError(f"cannot write the artefact {path}: {reason}; free space there, then try again") from error
     return path
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +17,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from omegaconf import DictConfig
+from typing_extensions import override
 
 from rayconvai.errors import (
     CheckpointMisconfigurationError,
@@ -171,7 +174,25 @@ def _begin(layout: RunLayout, config: ExpManagerConfig, checkpoints: Path) -> No
 
 
 class _RunLog(logging.FileHandler):
-    """The log.txt of the run that this process is at; a new run takes its place."""
+    """The log.txt of the run that this process is at; a new run takes its place. If it cannot be written, that is said
+    once and the training goes on without."""
+
+    broken = False
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.broken:
+            super().emit(record)
+
+    @override
+    def handleError(self, record: logging.LogRecord) -> None:
+        self.broken = True
+        log.warning("%s cannot be written (%s); the run goes on without", self.baseFilename, sys.exc_info()[1])
+
+    @override
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # said when it was written
+            super().close()
 
 
 class _Console(logging.StreamHandler[TextIO]):

@@ -18,7 +18,7 @@ from rayconvai.core.build import build
 from rayconvai.core.data_module import DataModule
 from rayconvai.core.model import Model, build_model
 from rayconvai.errors import ConfigError, nearest
-from rayconvai.experiment.layout import RunLayout
+from rayconvai.experiment.layout import RunLayout, write_atomically
 from rayconvai.experiment.manager import close, exp_manager
 from rayconvai.experiment.provenance import record
 from rayconvai.experiment.storage import AtomicCheckpointIO
@@ -59,8 +59,8 @@ def fit(config: DictConfig, runtime: Runtime | None = None) -> FitResult:
     layout = RunLayout(exp_manager(trainer, section))
     try:
         if trainer.is_global_zero:
-            OmegaConf.save(config, layout.config, resolve=True)
-            OmegaConf.save(OmegaConf.create(list(runtime.overrides)), layout.overrides)
+            write_atomically(layout.config, OmegaConf.to_yaml(config, resolve=True))
+            write_atomically(layout.overrides, OmegaConf.to_yaml(OmegaConf.create(list(runtime.overrides))))
             record(layout, seed=config.seed, data=data.fingerprint(), parameters=model.num_weights)
         trainer.fit(model, datamodule=data)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +102,21 @@ def test_an_artefact_holds_no_pickle_and_restores_the_same_weights(
     again = CTCModel.restore_from(model.save_to(tmp_path / "again"))
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name])
+
+
+def test_an_artefact_that_does_not_fit_on_the_disk_is_not_there_at_all(
+    trained: tuple[FitResult, Path, list[Path]], tmp_path: Path
+) -> None:
+    model = Model.restore_from(trained[1])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # bytes of a file
+    try:
+        with pytest.raises(StorageError, match="File too large") as caught:
+            model.save_to(tmp_path / "artefact")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def damage_weights(root: Path) -> None:

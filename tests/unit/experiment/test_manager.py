@@ -22,6 +22,7 @@ from rayconvai.experiment import (
     exp_manager,
     read_metrics,
 )
+from rayconvai.experiment.layout import RunLayout
 from rayconvai.experiment.provenance import record
 
 Make = Callable[..., pl.Trainer]
@@ -45,6 +46,16 @@ def test_wrong_options_are_refused(options: dict[str, Any], message: str, make_t
         exp_manager(make_trainer(), {"exp_dir": str(tmp_path), **options})
     assert isinstance(raised.value, OmegaConfBaseException)
     assert "\n" not in str(raised.value)
+
+
+def test_a_log_that_cannot_be_written_is_said_once(
+    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(RunLayout, "log", property(lambda _: Path("/dev/full")))
+    trainer, _, _ = run(tmp_path)
+    assert trainer.state.finished
+    said = [line for line in caplog.messages if "cannot be written" in line]
+    assert said == ["/dev/full cannot be written ([Errno 28] No space left on device); the run goes on without"]
 
 
 @pytest.mark.parametrize(
