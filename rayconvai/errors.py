@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 
 class RayconvaiError(Exception):
@@ -57,6 +59,19 @@ class SweepError(RayconvaiError, ValueError):
 
 class InfeasibleError(RayconvaiError, RuntimeError):
     """A point that cannot work: out of memory, NaN, or a config that the model refuses."""
+
+
+@contextmanager
+def out_of_memory_is_infeasible() -> Iterator[None]:
+    """Raise ``InfeasibleError`` for the errors that torch and Python have for too little memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        message = " ".join(str(error).split())
+        if not isinstance(error, MemoryError) and not re.search("out of memory|can't allocate memory", message):
+            raise
+        fix = "lower data.batch_seconds or the sizes of the model"
+        raise InfeasibleError(f"out of memory: {message[:200]}; {fix}") from error
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 config.yaml          the model's config node, resolved
 model.safetensors    its weights
 assets/              what else it needs: a tokenizer
-card.json            format version, metrics, data, provenance, and the SHA-256 of every other file
+card.json            format version, metrics, data, provenance, and the SHA-256 of every other file and of itself
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rayconvai.errors import ArtefactError, ConfigError, StorageError
 if TYPE_CHECKING:
     from rayconvai.core.model import Model
 
-FORMAT = 1
+FORMAT = 2
 CONFIG, WEIGHTS, ASSETS, CARD = "config.yaml", "model.safetensors", "assets", "card.json"
 
 
@@ -50,7 +50,8 @@ def write_artefact(path: Path, model: Model, *, config: Mapping[str, Any], card:
             safetensors.torch.save_model(model, str(made / WEIGHTS))
             model.save_assets(made / ASSETS)
             files = {name: sha256(made / name) for name in sorted(_files(made))}
-            text = json.dumps({"format": FORMAT, **card, "files": files}, indent=2, default=str)
+            plain = json.loads(json.dumps({"format": FORMAT, **card, "files": files}, default=str))
+            text = json.dumps({**plain, "sha256": card_digest(plain)}, indent=2)
             (made / CARD).write_text(text + "\n", encoding="utf-8")
             if path.exists():
                 path.rename(Path(scratch) / "replaced")
@@ -105,7 +106,7 @@ def read_artefact(path: Path) -> Artefact:
     card = _read_card(path)
     for name, digest in card["files"].items():
         file = path / name
-        if not file.resolve().is_relative_to(path.resolve()):
+        if "\0" in name or not file.resolve().is_relative_to(path.resolve()):
             raise ArtefactError(f"{path / CARD} lists {name!r}, which is outside the artefact; do not use it")
         if not file.is_file():
             raise ArtefactError(f"{path}: {name} is missing; get the artefact again")
@@ -122,25 +123,36 @@ def read_artefact(path: Path) -> Artefact:
 
 def _read_card(path: Path) -> dict[str, Any]:
     try:
+        if not (path / CARD).is_file():
+            raise ArtefactError(f"{path} is not an artefact: it has no {CARD}")
         card = json.loads((path / CARD).read_text(encoding="utf-8"))
-        version, files = card["format"], card["files"]
-    except FileNotFoundError as error:
-        raise ArtefactError(f"{path} is not an artefact: it has no {CARD}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        version, files, digest = card["format"], card["files"], card.pop("sha256", None)
+    except ArtefactError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtefactError(f"{path / CARD} cannot be read: {_one_line(error)}; get the artefact again") from error
     if version != FORMAT:
         raise ArtefactError(f"{path} has artefact format {version}; this rayconvai reads format {FORMAT}")
     if not (isinstance(files, dict) and all(isinstance(digest, str) for digest in files.values())):
         raise ArtefactError(f"{path / CARD}: 'files' must map names to checksums; get the artefact again")
     assert isinstance(card, dict)
+    if digest != card_digest(card):
+        raise ArtefactError(f"{path}: {CARD} was changed or damaged (its SHA-256 differs from its own)")
     return card
+
+
+def card_digest(card: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what a card says, its own left out, in hexadecimal."""
+    return hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()
 
 
 def _read_config(file: Path) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8")
-        config = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        # A few aliases can stand for more values than there is memory; saved configs have none.
+        aliases = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
+        config = None if aliases else yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ArtefactError(f"{file} cannot be read: {_one_line(error)}") from error
     # An interpolation could read the environment of whoever loads the artefact; saved configs are resolved.
     if not isinstance(config, dict) or "${" in text:
@@ -160,8 +172,9 @@ def _targets(config: Any) -> Iterator[str]:
 
 
 def _files(root: Path) -> Iterator[str]:
-    for directory, _, names in os.walk(root):
-        for name in names:
+    for directory, folders, names in os.walk(root):
+        links = [name for name in folders if os.path.islink(os.path.join(directory, name))]
+        for name in (*names, *links):
             yield (Path(directory) / name).relative_to(root).as_posix()
 
 

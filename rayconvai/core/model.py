@@ -18,7 +18,7 @@ from rayconvai.core.build import build
 from rayconvai.core.module import NeuralModule
 from rayconvai.core.optim import build_optimizer
 from rayconvai.core.schedules import lightning_schedule
-from rayconvai.errors import ArtefactError, ConfigError, RayconvaiError
+from rayconvai.errors import ArtefactError, ConfigError, RayconvaiError, out_of_memory_is_infeasible
 
 
 class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says what freeze and unfreeze do
@@ -143,8 +143,9 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
         model_class = artefact.model_class(config)
         if not issubclass(model_class, cls):
             raise ArtefactError(f"{restore_path} holds a {model_class.__name__}, not a {cls.__name__}")
-        model = build_model(config, **model_class.load_assets(artefact.assets))
-        artefact.load_weights(model, strict=strict)
+        with out_of_memory_is_infeasible():
+            model = build_model(config, **model_class.load_assets(artefact.assets))
+            artefact.load_weights(model, strict=strict)
         return model.to(map_location or "cpu").eval()
 
 

@@ -175,10 +175,6 @@ def judge(error: BaseException) -> tuple[str, str]:
     message = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, Interrupted):
         return "interrupted", ""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return "infeasible", f"out of memory: {message[:200]}"
-    if isinstance(error, RuntimeError) and ("out of memory" in message or "can't allocate memory" in message):
-        return "infeasible", f"out of memory: {message[:200]}"
     if isinstance(error, (InfeasibleError, ConfigError, NeuralTypeError)):
         return "infeasible", message
     if isinstance(error, RayconvaiError):

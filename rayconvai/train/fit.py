@@ -17,7 +17,7 @@ from rayconvai.config.compose import check
 from rayconvai.core.build import build
 from rayconvai.core.data_module import DataModule
 from rayconvai.core.model import Model, build_model
-from rayconvai.errors import ConfigError, nearest
+from rayconvai.errors import ConfigError, nearest, out_of_memory_is_infeasible
 from rayconvai.experiment.layout import RunLayout, write_atomically
 from rayconvai.experiment.manager import close, exp_manager
 from rayconvai.experiment.provenance import record
@@ -37,6 +37,7 @@ class FitResult:
     """None where no checkpoint was asked for."""
 
 
+@out_of_memory_is_infeasible()
 def fit(config: DictConfig, runtime: Runtime | None = None) -> FitResult:
     """Train the model that ``config`` describes, in the place that ``runtime`` names.
 
@@ -45,7 +46,7 @@ def fit(config: DictConfig, runtime: Runtime | None = None) -> FitResult:
 
     Raises:
         ConfigError, DataError, GraphError, StorageError: what is wrong, where, and the fix.
-        InfeasibleError: the loss became NaN or infinite.
+        InfeasibleError: the loss became NaN or infinite, or there is too little memory.
     """
     runtime = runtime or Runtime()
     check(config)

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from rayconvai.__main__ import transcribe
 from rayconvai.asr.models.ctc import CTCModel
 from rayconvai.config.compose import compose
+from rayconvai.core.artefact import card_digest, sha256
 from rayconvai.core.model import Model
 from rayconvai.data.audio import write_audio
 from rayconvai.errors import ArtefactError, ConfigError, DataError, InfeasibleError, RayconvaiError, StorageError
@@ -144,6 +145,34 @@ def link_out(root: Path) -> None:
     (root / "assets").symlink_to(outside)
 
 
+def link_a_directory(root: Path) -> None:
+    (root / "more").symlink_to(root.parent)
+
+
+def flip_a_letter_of_the_card(root: Path) -> None:
+    text = (root / "card.json").read_text()
+    (root / "card.json").write_text(text.replace('"name": "c', '"name": "d', 1))
+
+
+def many_from_few(root: Path) -> None:
+    lines = ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 60))]
+    write_config(root, "\n".join(lines))
+
+
+def nest_deeply(root: Path) -> None:
+    (root / "card.json").write_text("[" * 100_000)
+
+
+def pipe_for_a_card(root: Path) -> None:
+    (root / "card.json").unlink()
+    os.mkfifo(root / "card.json")
+
+
+def pickle_for_weights(root: Path) -> None:
+    torch.save({"weight": torch.zeros(1)}, root / "model.safetensors")
+    seal(root, "model.safetensors")
+
+
 def truncate_card(root: Path) -> None:
     text = (root / "card.json").read_text()
     (root / "card.json").write_text(text[: len(text) // 2])
@@ -155,21 +184,28 @@ def newer_format(root: Path) -> None:
 
 def name_class(target: str) -> Callable[[Path], None]:
     def tamper(root: Path) -> None:
-        import hashlib
-
         config = yaml.safe_load((root / "config.yaml").read_text())
         config["preprocessor"]["_target_"] = target
-        (root / "config.yaml").write_text(yaml.safe_dump(config))
-        digest = hashlib.sha256((root / "config.yaml").read_bytes()).hexdigest()
-        edit_card(root, lambda card: card["files"].update({"config.yaml": digest}))
+        write_config(root, yaml.safe_dump(config))
 
     return tamper
+
+
+def write_config(root: Path, text: str) -> None:
+    (root / "config.yaml").write_text(text)
+    seal(root, "config.yaml")
+
+
+def seal(root: Path, name: str) -> None:
+    """Let the card agree with a file, as whoever tampers on purpose would."""
+    edit_card(root, lambda card: card["files"].update({name: sha256(root / name)}))
 
 
 def edit_card(root: Path, change: Callable[[dict], object]) -> None:
     card = json.loads((root / "card.json").read_text())
     change(card)
-    (root / "card.json").write_text(json.dumps(card))
+    card.pop("sha256")
+    (root / "card.json").write_text(json.dumps({**card, "sha256": card_digest(card)}))
 
 
 @pytest.mark.parametrize(
@@ -181,6 +217,12 @@ def edit_card(root: Path, change: Callable[[dict], object]) -> None:
         pytest.param(climb_out, "outside the artefact", id="path_climbs_out"),
         pytest.param(link_out, "outside the artefact", id="link_leads_out"),
         pytest.param(truncate_card, "cannot be read", id="torn_card"),
+        pytest.param(link_a_directory, "more is not in the card", id="directory_linked"),
+        pytest.param(flip_a_letter_of_the_card, "card.json was changed or damaged", id="changed_card"),
+        pytest.param(nest_deeply, "card.json cannot be read", id="nested_card"),
+        pytest.param(pipe_for_a_card, "is not an artefact", id="pipe"),
+        pytest.param(many_from_few, "is not a resolved model config", id="aliases"),
+        pytest.param(pickle_for_weights, "does not fit the config: Error while deserializing", id="pickle"),
         pytest.param(newer_format, "format 99", id="newer_format"),
         pytest.param(name_class("os.system"), "outside the allowed packages", id="class_outside_allow_list"),
         pytest.param(name_class("torch.load"), "is a function", id="function"),
@@ -293,6 +335,12 @@ def test_a_config_that_cannot_work_is_refused_before_training(
         run(small(write_manifest(), override), tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_memory_cannot_hold_is_one_line(write_manifest: WriteManifest, tmp_path: Path) -> None:
+    with pytest.raises(InfeasibleError, match=r"^out of memory: .*; lower data.batch_seconds") as caught:
+        run(small(write_manifest(), f"model.encoder.d_model={2**40}"), tmp_path / "run")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_validation_beyond_the_epoch_is_refused_before_the_first_step(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from rayconvai.errors import ConfigError, DataError, InfeasibleError, SweepError
+from rayconvai.errors import ConfigError, DataError, InfeasibleError, SweepError, out_of_memory_is_infeasible
 from rayconvai.sweep.cluster import _check_room, concurrency
 from rayconvai.sweep.journal import SweepState, TrialRecord
 from rayconvai.sweep.scheduler import build_scheduler
@@ -78,8 +78,15 @@ def test_asha_knows_the_rungs_of_an_earlier_session() -> None:
     ],
 )
 def test_judge(error: Exception, status: str, words: str) -> None:
-    assert judge(error)[0] == status
-    assert words in judge(error)[1]
+    with pytest.raises(type(error) if status == "failed" else (InfeasibleError, ConfigError)) as caught:
+        raise_in_a_run(error)
+    assert judge(caught.value)[0] == status
+    assert words in judge(caught.value)[1]
+
+
+@out_of_memory_is_infeasible()
+def raise_in_a_run(error: Exception) -> None:
+    raise error
 
 
 def test_a_run_stands_still_between_reports_and_ends_when_told() -> None:
