@@ -12,6 +12,7 @@ import torch.distributed as dist
 from lightning.fabric.utilities.data import _set_sampler_epoch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loops.loop import _Loop
 from typing_extensions import override
 
 from rayconvai.errors import CheckpointError, NotFoundError
@@ -125,6 +126,13 @@ class ExactResume(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore(trainer)
+        loop = trainer.fit_loop
+        if loop.restarted_on_epoch_end:
+            # Where a run is measured in steps, Lightning takes an epoch that has ended for one to be gone on with, runs
+            # it without a batch and counts it twice. From here on it is over, as it is in runs measured in epochs.
+            loop.epoch_progress.increment_completed()
+            vars(_Loop)["restarting"].fset(loop, False)
+            loop.update_restart_stage()
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
