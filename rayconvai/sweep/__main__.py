@@ -6,18 +6,17 @@ import argparse
 import dataclasses
 import json
 import logging
-import os
 import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from rayconvai.errors import SweepError, run_cli
+from rayconvai.sweep.address import check_address
 from rayconvai.sweep.display import trial_table
 from rayconvai.sweep.journal import ENDED, SweepState, read_journal
-from rayconvai.sweep.spec import SweepFile, SweepSpec, load_spec
+from rayconvai.sweep.spec import SweepSpec, load_spec
 
 _LOG_WIDTH = 160
 
@@ -28,13 +27,13 @@ def main() -> int:
     file = load_spec(arguments.file, arguments.overrides)
     console = Console(width=None if sys.stdout.isatty() else _LOG_WIDTH)
     if not arguments.dry_run:
-        _check_storage(file)
         state = read_journal(file.spec.directory)
         _check_identity(state, file.spec)
         if _is_finished(state, file.spec):
             console.print(trial_table(state.ranked(file.spec.metric.name, file.spec.metric.mode), file.spec.metric))
             console.print(f"{file.spec.directory} is finished; a larger budget.trials would extend it", soft_wrap=True)
             return 0
+        check_address()
     # Torch, Lightning and Ray take seconds to import: what needs none of them has been said by now.
     from rayconvai.sweep.session import check, run_session
 
@@ -57,15 +56,6 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change keys of the file: budget.trials=4")
     parser.add_argument("--dry-run", action="store_true", help="check everything, show the points, train nothing")
     return parser
-
-
-def _check_storage(file: SweepFile) -> None:
-    spec = file.spec
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not Path(spec.storage).expanduser().is_absolute():
-        raise SweepError(
-            f"{file.at('storage')}: storage {spec.storage!r} is relative, and a Ray job's working directory is "
-            "temporary; give an absolute path that all nodes see"
-        )
 
 
 _IDENTITY = ("recipe", "overrides", "config_dirs", "space", "metric", "search", "scheduler")

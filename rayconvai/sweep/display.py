@@ -53,7 +53,7 @@ class Display:
     def lost(self, trial: TrialRecord) -> None:
         """A trial's process died; it will be tried again."""
         if self.live is None:
-            self._line(f"{trial.name} lost its process ({trial.reason}); it will be tried again")
+            self._line(f"{trial.name} was lost ({trial.reason}); it will be tried again")
 
     def _line(self, text: str) -> None:
         self.console.print(

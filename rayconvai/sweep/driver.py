@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shutil
 import signal
@@ -14,12 +15,13 @@ from types import FrameType
 from typing import Any
 
 from ray import tune
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.tune.search import Searcher as TuneSearcher
 from ray.tune.stopper import Stopper
 
 from rayconvai.errors import RayconvaiError
-from rayconvai.sweep.cluster import cluster, concurrency
+from rayconvai.sweep.address import is_local
+from rayconvai.sweep.cluster import check_nodes, cluster, concurrency
 from rayconvai.sweep.display import Display
 from rayconvai.sweep.journal import ENDED, Journal, Status, SweepState
 from rayconvai.sweep.scheduler import build_scheduler
@@ -58,6 +60,8 @@ def run_sweep(sweep: Sweep, display: Display) -> str:
     spec, state = sweep.spec, sweep.state
     scratch = sweep.settings.directory + "/.tune"
     with cluster(spec.resources), display:
+        if not is_local():
+            check_nodes(spec.resources, sweep.journal.segment, dataclasses.asdict(sweep.settings))
         recorder = _Recorder(sweep, display)
         stopper = _Stop(sweep, recorder)
         trainable = tune.with_resources(
@@ -208,9 +212,14 @@ class _Recorder(tune.Callback):
 def _death(trial: Any) -> str:
     """Say how a trial's process died."""
     error = trial.get_pickled_error()
-    if error is None or isinstance(error, RayActorError):
-        return "its process or node died"
-    return f"its process could not go on: {type(error).__name__}"
+    if not isinstance(error, RayActorError):
+        return f"its process could not go on: {type(error).__name__}" if error else "its process died"
+    if error.actor_init_failed:
+        return f"its process could not begin: {str(error).strip().splitlines()[-1]}"
+    if error.preempted:
+        return "its node was taken away"
+    gone = isinstance(error, ActorUnavailableError) or "node has died" in str(error)
+    return "its node died or cannot be reached" if gone else "its process died"
 
 
 class _Stop(Stopper):

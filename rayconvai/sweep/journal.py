@@ -159,14 +159,14 @@ class Journal:
         except OSError as error:
             raise StorageError(f"sweep directory {directory} cannot be written: {error.strerror}") from error
         self.state = read_journal(directory)
-        self._number = len(_segments(self.directory))
+        self.segment = self.directory / f"{len(_segments(self.directory)):04d}.jsonl"
         self._file: int | None = None
 
     def open(self, identity: dict[str, Any], spec: dict[str, Any]) -> None:
         """Begin this session's segment."""
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
         try:
-            self._file = os.open(self.directory / f"{self._number:04d}.jsonl", flags, 0o644)
+            self._file = os.open(self.segment, flags, 0o644)
         except OSError as error:
             raise StorageError(f"the journal in {self.directory} cannot be written: {error.strerror}") from error
         self.append("sweep", version=VERSION, identity=identity, spec=spec, command=sys.argv)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from rayconvai.errors import SweepError
 from rayconvai.experiment.layout import write_atomically
-from rayconvai.sweep.cluster import is_local
+from rayconvai.sweep.address import in_ray_job
 from rayconvai.sweep.display import Display, trial_table
 from rayconvai.sweep.driver import Sweep, recall, run_sweep
 from rayconvai.sweep.journal import ENDED, Journal, SweepState
@@ -95,7 +95,7 @@ def _settings(file: SweepFile) -> TrialSettings:
         metric=spec.metric.name,
         cpus=spec.resources.cpus,
         gpus=spec.resources.gpus,
-        working_dir=os.getcwd() if is_local() else None,
+        working_dir=None if in_ray_job() else os.getcwd(),
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from rayconvai.errors import SweepError, nearest
+from rayconvai.sweep.address import in_ray_job
 
 Scalar = str | int | float | bool | None
 
@@ -278,3 +279,8 @@ def _check(file: SweepFile) -> None:
             raise SweepError(f"{file.at(key)}: {key} is {value:g}; it must be more than {low:g}")
     if "://" in spec.storage:
         raise SweepError(f"{file.at('storage')}: storage {spec.storage} is a bucket; use a local or NFS path")
+    if in_ray_job() and not Path(spec.storage).expanduser().is_absolute():
+        raise SweepError(
+            f"{file.at('storage')}: storage {spec.storage!r} is relative, and a Ray job's working directory is "
+            "temporary; give an absolute path that all nodes see"
+        )

@@ -28,7 +28,7 @@ from omegaconf import DictConfig
 from ray import tune
 
 from rayconvai.config.compose import Composer
-from rayconvai.errors import ConfigError, InfeasibleError, NeuralTypeError, RayconvaiError, nearest
+from rayconvai.errors import ConfigError, InfeasibleError, NeuralTypeError, RayconvaiError, StorageError, nearest
 from rayconvai.experiment.interrupt import Interrupted
 from rayconvai.sweep.journal import finite, trial_name
 from rayconvai.sweep.space import quote
@@ -57,7 +57,7 @@ class TrialSettings:
     cpus: float
     gpus: float
     working_dir: str | None
-    """Where relative paths in configs begin; None leaves it to the cluster."""
+    """Where relative paths in configs begin; None: where Ray puts the working directory of a job."""
 
     def run_dir(self, number: int) -> Path:
         return Path(self.directory) / "trials" / trial_name(number)
@@ -75,8 +75,7 @@ class TrialProcess(tune.Trainable):
         assert settings is not None
         self.settings = settings
         torch.set_num_threads(max(1, int(settings.cpus)))
-        if settings.working_dir is not None:
-            os.chdir(settings.working_dir)
+        _arrive(settings)
         self._begin(config)
 
     def step(self) -> Report:
@@ -93,6 +92,38 @@ class TrialProcess(tune.Trainable):
     def _begin(self, config: Mapping[str, Any]) -> None:
         number, overrides = int(config["number"]), list(config["overrides"])
         self.run = _Run(lambda run: run_trial(self.settings, number, overrides, run.hand_over))
+
+
+def rehearse(settings: TrialSettings, journal: Path, written: bytes) -> None:
+    """Find out whether trials can begin in this process: it has the sweep's directory, the code and the recipe.
+
+    Args:
+        settings: the trials'.
+        journal: what the driver writes.
+        written: what it holds.
+
+    Raises:
+        StorageError: a directory is not the driver's.
+        ConfigError: the recipe cannot be composed here.
+    """
+    if not journal.is_file() or journal.read_bytes() != written:
+        raise StorageError(
+            f"the sweep's directory {settings.directory} is not the driver's; storage must be a path that all nodes "
+            "share"
+        )
+    _arrive(settings)
+
+
+def _arrive(settings: TrialSettings) -> None:
+    if settings.working_dir is not None:
+        try:
+            os.chdir(settings.working_dir)
+        except OSError as error:
+            raise StorageError(
+                f"the working directory {settings.working_dir}, where relative paths begin, is not there; start from "
+                "one that all nodes share, or send the sweep as a job: ray job submit --working-dir ."
+            ) from error
+    _composer(settings).compose()  # what cannot be composed here at all is no fault of a point
 
 
 class _Run:

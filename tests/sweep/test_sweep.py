@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from ray.cluster_utils import Cluster
 
 from rayconvai.sweep.journal import SweepState, read_journal
 
@@ -34,16 +38,18 @@ storage: {storage}
 
 
 @contextmanager
-def started(directory: Path, *overrides: str) -> Iterator[subprocess.Popen[str]]:
+def started(directory: Path, *overrides: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
     """Run the command with a home of its own; whatever happens, it does not outlive the block."""
+    directory.mkdir(exist_ok=True)
     file = directory / "demo.yaml"
     file.write_text(SWEEP.format(configs=HERE / "configs", storage=directory))
     (directory / "home").mkdir(exist_ok=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_"))}
-    environment |= {"PYTHONPATH": str(HERE), "HOME": str(directory / "home"), "OMP_NUM_THREADS": "1"}
+    places = f"{HERE}{os.pathsep}{HERE.parents[1]}"
+    environment |= {"PYTHONPATH": places, "HOME": str(directory / "home"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "rayconvai.sweep", str(file), *overrides]
     process = subprocess.Popen(
-        command, cwd=directory, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command, cwd=directory, env=environment | variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     try:
         yield process
@@ -53,8 +59,8 @@ def started(directory: Path, *overrides: str) -> Iterator[subprocess.Popen[str]]
         process.wait()
 
 
-def run(directory: Path, *overrides: str) -> tuple[int, str]:
-    with started(directory, *overrides) as process:
+def run(directory: Path, *overrides: str, **variables: str) -> tuple[int, str]:
+    with started(directory, *overrides, **variables) as process:
         output, _ = process.communicate()
     return process.returncode, output
 
@@ -78,6 +84,29 @@ def epochs_written(directory: Path) -> list[tuple[int, int]]:
     return [(record["trial"], record["epoch"]) for record in records if record["kind"] == "result"]
 
 
+def nodes_used(directory: Path) -> set[str]:
+    """The Ray nodes that any attempt of any trial ran on, as the command lines of its processes have them."""
+    files = (directory / "demo" / "trials").rglob("provenance.json")
+    return {re.findall(r"--node-id=(\w+)", file.read_text())[0] for file in files if "--node-id=" in file.read_text()}
+
+
+@pytest.fixture
+def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A cluster of two nodes with one CPU each, started by somebody who knows nothing of our packages."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    for name, value in {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    temporary = tempfile.mkdtemp(prefix="ray")  # pytest's own are too long for sockets
+    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    cluster = Cluster(True, head_node_args={**node, "include_dashboard": False, "temp_dir": temporary})
+    try:
+        cluster.add_node(**node)
+        yield cluster
+    finally:
+        cluster.shutdown()
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, SweepState]:
     directory = tmp_path_factory.mktemp("sweep")
@@ -87,13 +116,24 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Sweep
 
 
 def test_a_dry_run_checks_every_point_and_starts_nothing(tmp_path: Path) -> None:
-    status, output = run(tmp_path, "--dry-run", "space.model.breaks=grid(no)")
-    assert status == 0, output
-    assert "2 trials; 5 points composed and checked" in output
-    assert not (tmp_path / "demo").exists()
-    status, output = run(tmp_path, "--dry-run", "space.model.floors=grid(1)")
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    with (
+        started(good, "--dry-run", "space.model.breaks=grid(no)") as right,
+        started(bad, "--dry-run", "space.model.floors=grid(1)") as wrong,
+    ):
+        output, _ = right.communicate()
+        assert right.returncode == 0, output
+        assert "2 trials; 5 points composed and checked" in output
+        output, _ = wrong.communicate()
+        assert wrong.returncode == 2
+        assert "'model.floors' does not exist in recipe tiny/tiny; nearest: model.floor" in output
+    assert not (good / "demo").exists()
+
+
+def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    status, output = run(tmp_path, RAY_ADDRESS="127.0.0.1:1")
     assert status == 2
-    assert "'model.floors' does not exist in recipe tiny/tiny; nearest: model.floor" in output
+    assert output == "error: no Ray cluster answers at RAY_ADDRESS=127.0.0.1:1: Connection refused\n"
 
 
 def test_each_trial_ends_as_it_must(finished: tuple[Path, str, SweepState]) -> None:
@@ -152,20 +192,23 @@ def test_another_sweep_of_the_same_name_is_refused(finished: tuple[Path, str, Sw
     assert "holds another sweep of this name: metric was" in output
 
 
-def test_killed_and_interrupted_and_taken_up_again(tmp_path: Path) -> None:
+def test_killed_and_interrupted_and_taken_up_on_a_cluster(tmp_path: Path, two_nodes: Cluster) -> None:
     slow = ["space.model.breaks=grid(no)", "overrides=[model.pause=0.3]", "scheduler.name=none"]
     with started(tmp_path, *slow) as process:
         wait_for(process, "t0000 is under way")
         process.send_signal(signal.SIGKILL)
-    with started(tmp_path, *slow) as process:
+    slow += ["resources.concurrent=2", "storage=."]
+    with started(tmp_path, *slow, RAY_ADDRESS=two_nodes.address) as process:
         wait_for(process, "t0001 is under way")
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate()
     assert (process.returncode, "interrupted" in output) == (130, True), output
     assert read_journal(tmp_path / "demo").closed == "interrupted"
-    status, output = run(tmp_path, *slow)
+    status, output = run(tmp_path, *slow, RAY_ADDRESS=two_nodes.address)
     assert status == 0, output
-    state = read_journal(tmp_path / "demo")
     assert sorted(epochs_written(tmp_path)) == [(trial, epoch) for trial in (0, 1) for epoch in (1, 2, 3, 4)]
-    assert [trial.status for trial in state.trials.values()] == ["finished", "finished"]
-    assert [trial.attempts for trial in state.trials.values()] == [2, 2]
+    trials = read_journal(tmp_path / "demo").trials.values()
+    assert [trial.status for trial in trials] == ["finished", "finished"]
+    assert all(trial.attempts > 1 for trial in trials)
+    assert {node.node_id for node in two_nodes.list_all_nodes()} <= nodes_used(tmp_path)
+    assert all(node.remaining_processes_alive() for node in two_nodes.list_all_nodes())

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayActorError
 
 from rayconvai.errors import ConfigError, DataError, InfeasibleError, SweepError, out_of_memory_is_infeasible
+from rayconvai.sweep.address import check_address
 from rayconvai.sweep.cluster import _check_room, concurrency
+from rayconvai.sweep.driver import _death
 from rayconvai.sweep.journal import SweepState, TrialRecord
 from rayconvai.sweep.scheduler import build_scheduler
 from rayconvai.sweep.spec import MetricSpec, ResourcesSpec, SchedulerSpec
@@ -43,6 +47,39 @@ def test_no_room_is_said_at_once(monkeypatch: pytest.MonkeyPatch, resources: Res
     monkeypatch.setattr("ray.nodes", lambda: NODES)
     with pytest.raises(SweepError, match="which no node of the cluster has"):
         _check_room(resources)
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        pytest.param("127.0.0.1:1", "no Ray cluster answers at RAY_ADDRESS=127.0.0.1:1: Connection refused", id="gone"),
+        pytest.param("http://127.0.0.1:8265", "goes as a job: ray job submit", id="dashboard"),
+        pytest.param("ray://head:10001", "goes as a job: ray job submit", id="ray_client"),
+        pytest.param("head", "is not HOST:PORT of a head", id="no_port"),
+    ],
+)
+def test_an_address_that_cannot_be_joined(monkeypatch: pytest.MonkeyPatch, address: str, words: str) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(SweepError, match=re.escape(words)):
+        check_address()
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        pytest.param(ActorDiedError(), "its process died", id="process"),
+        pytest.param(ActorUnavailableError("Socket closed", None), "its node died or cannot be reached", id="node"),
+        pytest.param(
+            RayActorError(error_msg="boom\nValueError: no", actor_init_failed=True),
+            "its process could not begin: ValueError: no",
+            id="setup",
+        ),
+        pytest.param(RayActorError(preempted=True), "its node was taken away", id="preempted"),
+        pytest.param(ObjectLostError("0", "", ""), "its process could not go on: ObjectLostError", id="other"),
+    ],
+)
+def test_how_a_process_died(error: Exception, reason: str) -> None:
+    assert _death(SimpleNamespace(get_pickled_error=lambda: error)) == reason
 
 
 def test_asha_knows_the_rungs_of_an_earlier_session() -> None:

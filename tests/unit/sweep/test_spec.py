@@ -102,3 +102,11 @@ def test_refused_files(tmp_path: Path) -> None:
         load_spec(write(tmp_path, "- a\n"))
     with pytest.raises(SweepError, match=r"key 'metric' is missing"):
         load_spec(write(tmp_path, GOOD.replace("metric: {name: val_wer, mode: min}\n", "")))
+
+
+def test_a_ray_job_needs_storage_that_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, GOOD)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(SweepError, match="storage 'runs' is relative, and a Ray job's working directory is temporary"):
+        load_spec(path, ["storage=runs"])
+    assert load_spec(path, ["storage=/data/runs"]).spec.directory.is_absolute()
