@@ -1,17 +1,20 @@
 """A sweep is checked whole before it starts: nothing is trained, and every fault is found with the value that made it.
 
-Each value of every choice and both ends of every range are composed on their own, then the points that the searcher
+Each value of every choice and both ends of every range are composed within points, then the points that the searcher
 will propose (all of a grid) and the two joint corners. Each is checked against the schema, and its model is built on
-the meta device (without memory) and its module graph type-checked. A value that cannot work is an error; so is a
-whole space that cannot. Single points that cannot work are only named: in the sweep they will end as infeasible.
+the meta device (without memory) and its module graph type-checked. A value that no other value makes work is an error;
+so is a whole space that cannot. Single points that cannot work are only named: in the sweep they will end as
+infeasible.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -109,14 +112,14 @@ def plan_sweep(file: SweepFile) -> Plan:
         plan.problems.append(f"{file.at('budget')}: this search has no end; set budget.trials or budget.hours")
     if plan.problems:
         return plan
-    first = {key: domain.corners()[0] for key, domain in plan.space.items()}
-    _check_values(file, plan, checker, first)
+    _check_values(file, plan, checker)
     if not plan.problems:
         asked = (searcher.ask(number) for number in range(min(plan.total or SAMPLES, MOST_POINTS)))
         _check_points(file, plan, checker, [point for point in asked if point is not None])
     plan.max_epochs = checker.max_epochs
     if not plan.problems:
         _check_metric(file, plan, checker, base)
+        _warn(file, plan, base)
     plan.composed = checker.composed
     return plan
 
@@ -135,7 +138,9 @@ def _check_keys(file: SweepFile, plan: Plan, composer: Composer) -> None:
     groups, keys = composer.groups(), composer.keys()
     for key, domain in plan.space.items():
         where = f"{file.at(f'space.{key}')}: space key '{key}'"
-        if key in groups:
+        if key in ("trainer.accelerator", "trainer.devices"):
+            plan.problems.append(f"{where}: resources say what a trial runs on")
+        elif key in groups:
             for option in domain.corners():
                 if option not in groups[key]:
                     hint = nearest(str(option), groups[key])
@@ -152,16 +157,28 @@ def _within_choice(key: str, space: Mapping[str, Domain]) -> bool:
     return any(key.startswith(f"{other.replace('/', '.')}.") for other in space if other != key)
 
 
-def _check_values(file: SweepFile, plan: Plan, checker: _Checker, first: Point) -> None:
-    base = checker.problem({})
-    values = [(key, value) for key, domain in plan.space.items() for value in domain.corners()]
-    problems = [checker.problem({key: value}) and checker.problem({**first, key: value}) for key, value in values]
-    if base and all(problem == base for problem in problems):
-        plan.problems.append(f"{file.at(_guilty(base, file))}: {base}")
+def _check_values(file: SweepFile, plan: Plan, checker: _Checker) -> None:
+    corners = {key: domain.corners() for key, domain in plan.space.items()}
+    first, last = ({key: values[side] for key, values in corners.items()} for side in (0, -1))
+    common = {checker.problem(point) for point in ({}, first, last)}
+    if len(common) == 1 and "" not in common:
+        (problem,) = common  # whatever the point is
+        plan.problems.append(f"{file.at(_guilty(problem, file))}: {problem}")
         return
-    for (key, value), problem in zip(values, problems, strict=True):
-        if problem:
-            plan.problems.append(f"{file.at(f'space.{key}')}: {key}={quote(value)}: {problem}")
+    by_itself: dict[str, str] = {}
+    among_others: dict[str, str] = {}
+    for key, values in corners.items():
+        others = [{other: option} for other in corners if other != key for option in corners[other]]
+        for value in values:
+            problems = (checker.problem({**first, **other, key: value}) for other in ({}, *others))
+            tried = list(takewhile(bool, problems))
+            if len(tried) > len(others):
+                problem = checker.problem({key: value})
+                # One line for a problem, however many values meet it.
+                seen = by_itself if problem else among_others
+                seen.setdefault(problem or tried[0], f"{file.at(f'space.{key}')}: {key}={quote(value)}")
+    # A value that is wrong by itself makes others fail.
+    plan.problems += [f"{where}: {problem}" for problem, where in (by_itself or among_others).items()]
 
 
 def _check_points(file: SweepFile, plan: Plan, checker: _Checker, points: Sequence[Point]) -> None:
@@ -204,6 +221,22 @@ def _check_metric(file: SweepFile, plan: Plan, checker: _Checker, base: DictConf
                 f"{file.at('scheduler.grace')}: scheduler.grace is {spec.scheduler.grace}, more than the "
                 f"{plan.max_epochs} epochs of trainer.max_epochs; nothing could ever be stopped"
             )
+
+
+def _warn(file: SweepFile, plan: Plan, base: DictConfig) -> None:
+    """Name what works, but hardly as it is meant."""
+    sizes = [len(values) if (values := domain.values()) else math.inf for domain in plan.space.values()]
+    if plan.total and math.prod(sizes) < plan.total:
+        plan.warnings.append(
+            f"{file.at('budget.trials')}: the space has {math.prod(sizes)} points, fewer than the {plan.total} trials; "
+            "some will be tried again (search.name=grid takes each once)"
+        )
+    asked, gpus = OmegaConf.select(base, "trainer.accelerator"), file.spec.resources.gpus
+    if asked in (("cpu",) if gpus else ("gpu", "cuda")):
+        plan.warnings.append(
+            f"{file.at('resources.gpus')}: trainer.accelerator is {asked}, but resources.gpus is {gpus:g}: "
+            f"trials train on the {'GPU' if gpus else 'CPU'}"
+        )
 
 
 class _Checker:

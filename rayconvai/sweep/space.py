@@ -4,8 +4,8 @@ An expression is parsed, never evaluated. Either habit works:
 
 =====================================  =====================================================================
 Ray Tune's names                       ``choice(a, b)`` ``grid(a, b)`` ``uniform(lo, hi)`` ``loguniform(lo, hi)``
-                                       ``quniform(lo, hi, q)`` ``randint(lo, hi)`` ``lograndint(lo, hi)``
-                                       ``qrandint(lo, hi, q)``
+(or ``tune.choice([a, b])`` ...)       ``quniform(lo, hi, q)`` ``randint(lo, hi)`` ``lograndint(lo, hi)``
+                                       ``qrandint(lo, hi, q)`` ``grid_search([a, b])``
 Hydra's sweep syntax                   ``a, b`` ``choice(a, b)`` ``range(lo, hi, step)`` ``interval(lo, hi)``
                                        ``tag(log, interval(lo, hi))`` ``int(interval(lo, hi))``
 =====================================  =====================================================================
@@ -39,7 +39,7 @@ class _Call:
     keywords: Mapping[str, str]
 
 
-_CALL = re.compile(r"\s*([A-Za-z_]\w*)\s*\((.*)\)\s*", re.DOTALL)
+_CALL = re.compile(r"\s*(?:tune\.)?([A-Za-z_]\w*)\s*\((.*)\)\s*", re.DOTALL)
 _KEYWORD = re.compile(r"\s*([a-z_]+)\s*=(.*)", re.DOTALL)
 _PARSER: OverridesParser | None = None
 
@@ -178,7 +178,7 @@ def _choice(text: str, call: _Call) -> Domain:
     if call.keywords:
         raise SweepError(f"'{text}': {call.name} takes values only; quote one that contains '='")
     options = _options(text, call.arguments)
-    return Grid(options) if call.name == "grid" else Choice(options)
+    return Choice(options) if call.name == "choice" else Grid(options)
 
 
 def _numbers(text: str, call: _Call, *names: str, optional: int = 0) -> list[int | float]:
@@ -296,6 +296,7 @@ def _cast(text: str, call: _Call) -> Domain:
 _FUNCTIONS: dict[str, Callable[[str, _Call], Domain]] = {
     "choice": _choice,
     "grid": _choice,
+    "grid_search": _choice,
     "uniform": _float,
     "loguniform": _float,
     "interval": _float,

@@ -75,6 +75,21 @@ def test_a_good_sweep(plan) -> None:
             id="monitor",
         ),
         pytest.param("trials: 6", "trials: null", 12, "has no end", id="no_end"),
+        pytest.param(
+            "max_epochs=4]\nspace:\n  model.width: choice(2, 8)\n  shape: choice(narrow, wide)",
+            "max_epochs=4, model.width=7]\nspace:",
+            2,
+            "2: width is 7",
+            id="whatever_the_point",
+        ),
+        pytest.param("shape:", "trainer.devices: 1, 2\n  shape:", 7, "resources say", id="devices"),
+        pytest.param(
+            "shape: choice(narrow, wide)",
+            "optim: choice(sgd, adamw)\n  optim.momentum: uniform(0.8, 0.9)",
+            7,
+            "optim='adamw': optim.momentum is not a key of adamw",
+            id="key_of_one_option",
+        ),
         pytest.param("name: random", "name: grid", 5, "'optim.lr' has no end of values", id="grid_of_a_range"),
     ],
 )
@@ -89,6 +104,26 @@ def test_a_fault_is_one_line(plan, old: str, new: str, line: int, words: str) ->
 def test_all_faults_are_named(plan) -> None:
     _, made = plan("(2, 8)\n  shape: choice(narrow, wide)", "(8, 2\n  shape: choise(narrow)")
     assert len(made.problems) == 2
+
+
+def test_a_value_may_need_another(plan) -> None:
+    # Width 2 works neither with the recipe's quirk nor with the first one here, but with the second.
+    old = "trainer.max_epochs=4]\nspace:"
+    new = "trainer.max_epochs=4, model.floor=1.0, model.quirk=odd, model.width=8]\nspace:\n  model.quirk: odd, even"
+    _, made = plan(old, new)
+    assert made.problems == []
+
+
+def test_what_is_hardly_meant_is_warned_of(plan) -> None:
+    path, made = plan("  optim.lr: loguniform(1e-4, 1e-2)\n")
+    assert made.warnings == [
+        f"{path}:11: the space has 4 points, fewer than the 6 trials; some will be tried again "
+        "(search.name=grid takes each once)"
+    ]
+    path, made = plan("budget:", "resources: {gpus: 0.5}\nbudget:")
+    assert made.warnings == [
+        f"{path}:12: trainer.accelerator is cpu, but resources.gpus is 0.5: trials train on the GPU"
+    ]
 
 
 def test_points_that_cannot_work_are_warned_of(plan) -> None:

@@ -26,6 +26,7 @@ from rayconvai.sweep.space import parse_domain, parse_value, quote
         pytest.param(r"choice('it\'s', x)", Choice(("it's", "x")), id="escaped_quote"),
         pytest.param("adamw, muon", Choice(("adamw", "muon")), id="hydra_list"),
         pytest.param("grid(1, 2)", Grid((1, 2)), id="grid"),
+        pytest.param("tune.grid_search([1, 2])", Grid((1, 2)), id="grid_as_ray_writes_it"),
         pytest.param("uniform(0, 0.1)", Float(0.0, 0.1), id="uniform"),
         pytest.param("uniform(lower=0, upper=0.1)", Float(0.0, 0.1), id="by_name"),
         pytest.param("loguniform(1e-4, 1e-2)", Float(1e-4, 1e-2, log=True), id="loguniform"),
