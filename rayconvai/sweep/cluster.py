@@ -46,6 +46,8 @@ def cluster(resources: ResourcesSpec) -> Iterator[None]:
     if is_local():
         # With authentication on, Ray would leave a token in the home directory that switches it on for good.
         environment["RAY_AUTH_MODE"] = "disabled"
+        # Ray would give its workers, that is the trials, what other processes leave.
+        environment["RAY_worker_niceness"] = "0"
     before = {name: os.environ.get(name) for name in environment}
     ours = not ray.is_initialized()
     try:
