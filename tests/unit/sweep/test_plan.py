@@ -78,9 +78,9 @@ def test_a_good_sweep(plan) -> None:
         pytest.param(
             "max_epochs=4]\nspace:\n  model.width: choice(2, 8)\n  shape: choice(narrow, wide)",
             "max_epochs=4, model.width=7]\nspace:",
-            2,
-            "2: width is 7",
-            id="whatever_the_point",
+            4,
+            "4: model.width is 7",
+            id="of_an_override_whatever_the_point",
         ),
         pytest.param("shape:", "trainer.devices: 1, 2\n  shape:", 7, "resources say", id="devices"),
         pytest.param(
