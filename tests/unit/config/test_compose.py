@@ -56,7 +56,7 @@ def test_every_recipe_composes_with_every_option(composer: Composer) -> None:
 
 def test_groups_and_keys(composer: Composer) -> None:
     groups = composer.groups()
-    assert set(groups["model/encoder"]) == {"conformer", "quartznet"}
+    assert set(groups["model/encoder"]) == {"conformer", "conformer_image", "quartznet"}
     assert {"none", "specaugment", "noise", "speed"} <= set(groups["augment"])
     assert not {"asr", "hydra"} & set(groups)
     assert {"model.encoder.num_layers", "data.num_buckets", "trainer.max_time", "optim", "seed"} <= composer.keys()

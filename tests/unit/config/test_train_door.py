@@ -107,7 +107,7 @@ def test_help_names_recipes_and_groups(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "--config-name RECIPE" in done.stdout
     assert "asr/conformer_ctc" in done.stdout
-    assert "model/encoder: conformer, quartznet" in done.stdout
+    assert "model/encoder: conformer, conformer_image, quartznet" in done.stdout
 
 
 def test_cfg_job_prints_a_config_that_composes_again(tmp_path: Path) -> None:
