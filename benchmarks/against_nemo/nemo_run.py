@@ -11,24 +11,28 @@ import logging
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from nemo.collections.asr.models import EncDecCTCModel
 from omegaconf import OmegaConf
 
+CALIBRATION = 12
+
 
 class Meter(pl.Callback):
     """Audio seconds and CPU seconds of training steps, the first few left out."""
 
     def __init__(self, skip: int) -> None:
-        self.skip, self.audio, self.cpu, self.padded = skip, 0.0, 0.0, 0.0
+        self.skip, self.audio, self.cpu, self.padded, self.steps = skip, 0.0, 0.0, 0.0, 0
 
     def on_train_batch_start(self, trainer, module, batch, index) -> None:
         self.start = time.process_time()
 
     def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
         if trainer.global_step > self.skip:
+            self.steps += 1
             self.cpu += time.process_time() - self.start
             self.audio += batch[1].sum().item() / 16000
             self.padded += batch[0].numel() / 16000
@@ -44,7 +48,7 @@ def split_manifest(manifest: Path, split: str, folder: Path) -> tuple[str, str]:
     return str(path), "".join(row["text"] for row in rows)
 
 
-def config(args: argparse.Namespace, folder: Path) -> OmegaConf:
+def config(args: argparse.Namespace, steps: int, folder: Path) -> OmegaConf:
     train, text = split_manifest(args.manifest, "train", folder)
     dev, _ = split_manifest(args.manifest, "dev", folder)
     labels = sorted(set(text))
@@ -77,15 +81,45 @@ def config(args: argparse.Namespace, folder: Path) -> OmegaConf:
         },
         "optim": {
             "name": "adamw", "lr": args.lr, "betas": [0.9, 0.98], "weight_decay": 1e-3,
-            "sched": {"name": "CosineAnnealing", "warmup_steps": args.steps // 10, "min_lr": 1e-6},
+            "sched": {"name": "CosineAnnealing", "warmup_steps": steps // 10, "min_lr": 1e-6},
         },
     })  # fmt: skip
+
+
+def train(args: argparse.Namespace, steps: int, folder: Path, *, measure: bool) -> dict[str, Any]:
+    """Train for so many steps, reading included, without validation; return what is to be printed."""
+    pl.seed_everything(args.seed)
+    meter = Meter(args.skip)
+    trainer = pl.Trainer(
+        max_steps=steps, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, callbacks=[meter], limit_val_batches=0, num_sanity_val_steps=0,
+        gradient_clip_val=1.0,
+    )  # fmt: skip
+    model = EncDecCTCModel(cfg=config(args, steps, folder), trainer=trainer)
+    started = time.process_time()
+    trainer.fit(model)
+    line = {
+        "peer": "nemo 3.0",
+        "steps": trainer.global_step,
+        "cpu_seconds": round(time.process_time() - started, 1),
+        "cpu_seconds_per_step": round(meter.cpu / meter.steps, 4),
+        "audio_seconds_per_cpu_second": round(meter.audio / meter.cpu, 2),
+        "padding": round(1 - meter.audio / meter.padded, 3),
+    }
+    if measure:
+        evaluator = pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
+        line |= {
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "val_wer": round(float(evaluator.validate(model, verbose=False)[0]["val_wer"]), 4),
+        }
+    return line
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--cpu-seconds", type=float, help="instead of steps: as many as fit, by the speed of a few")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--num-layers", type=int, default=5)
     parser.add_argument("--d-model", type=int, default=128)
@@ -93,32 +127,18 @@ def main() -> None:
     parser.add_argument("--subsampling", default="striding")
     parser.add_argument("--time-masks", type=int, default=5)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--skip", type=int, default=3, help="steps left out of the speed")
     parser.add_argument("--no-eval", action="store_true")
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    pl.seed_everything(0)
     with tempfile.TemporaryDirectory() as folder:
-        meter = Meter(args.skip)
-        trainer = pl.Trainer(
-            max_steps=args.steps, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, callbacks=[meter], limit_val_batches=0, num_sanity_val_steps=0,
-            gradient_clip_val=1.0,
-        )  # fmt: skip
-        model = EncDecCTCModel(cfg=config(args, Path(folder)), trainer=trainer)
-        started = time.process_time()
-        trainer.fit(model)
-        cpu = time.process_time() - started
-        result = {
-            "peer": "nemo 3.0", "parameters": sum(p.numel() for p in model.parameters()), "steps": trainer.global_step,
-            "cpu_seconds": round(cpu, 1), "audio_seconds_per_cpu_second": round(meter.audio / meter.cpu, 2),
-            "padding": round(1 - meter.audio / meter.padded, 3),
-        }  # fmt: skip
-        if not args.no_eval:
-            evaluator = pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
-            result["val_wer"] = round(float(evaluator.validate(model, verbose=False)[0]["val_wer"]), 4)
-    print(json.dumps(result))
+        steps = args.steps
+        if args.cpu_seconds is not None:
+            tried = train(args, CALIBRATION, Path(folder), measure=False)
+            steps = int(args.cpu_seconds / tried["cpu_seconds_per_step"])
+        print(json.dumps(train(args, steps, Path(folder), measure=not args.no_eval)))
 
 
 if __name__ == "__main__":
