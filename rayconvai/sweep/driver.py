@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -19,7 +19,7 @@ from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.tune.search import Searcher as TuneSearcher
 from ray.tune.stopper import Stopper
 
-from rayconvai.errors import RayconvaiError
+from rayconvai.errors import RayconvaiError, StorageError
 from rayconvai.sweep.address import is_local
 from rayconvai.sweep.cluster import check_nodes, cluster, concurrency
 from rayconvai.sweep.display import Display
@@ -55,7 +55,7 @@ def run_sweep(sweep: Sweep, display: Display) -> str:
 
     Raises:
         SweepError: no node of the cluster can hold a trial.
-        StorageError: the journal cannot be written.
+        StorageError: the journal, or what a trial leaves, cannot be written.
     """
     spec, state = sweep.spec, sweep.state
     scratch = sweep.settings.directory + "/.tune"
@@ -92,8 +92,10 @@ def run_sweep(sweep: Sweep, display: Display) -> str:
         try:
             with stopper.on_signals():
                 tuner.fit()
-        except Exception as error:
             if recorder.error is not None:
+                raise recorder.error
+        except Exception as error:
+            if recorder.error not in (None, error):
                 raise recorder.error from error
             raise
         finally:
@@ -165,6 +167,8 @@ class _Recorder(tune.Callback):
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         record = self.sweep.state.trials[trial.config["number"]]
         if result.get("end") == "interrupted":
+            if result["reason"]:
+                self.error = StorageError(f"{record.name}: {result['reason']}; the same command then goes on")
             return
         if "end" in result:
             self.end(record.number, result["end"], result["reason"])
@@ -237,8 +241,9 @@ class _Stop(Stopper):
 
     def stop_all(self) -> bool:
         self.out_of_time = self.out_of_time or time.monotonic() > self.deadline
-        if self.out_of_time or self.recorder.hopeless or self.told:
-            self.file.touch()
+        if self.out_of_time or self.recorder.hopeless or self.told or self.recorder.error is not None:
+            with suppress(OSError):  # a full disk is what may have stopped the sweep
+                self.file.touch()
             return True
         return False
 

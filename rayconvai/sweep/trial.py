@@ -206,6 +206,8 @@ def judge(error: BaseException) -> tuple[str, str]:
     message = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, Interrupted):
         return "interrupted", ""
+    if isinstance(error, StorageError):
+        return "interrupted", message  # no fault of the point: the sweep stops, and can go on
     if isinstance(error, (InfeasibleError, ConfigError, NeuralTypeError)):
         return "infeasible", message
     if isinstance(error, RayconvaiError):

@@ -193,6 +193,18 @@ def test_another_sweep_of_the_same_name_is_refused(finished: tuple[Path, str, Sw
     assert "holds another sweep of this name: metric was" in output
 
 
+def test_a_full_disk_stops_the_sweep_and_costs_no_trial(tmp_path: Path) -> None:
+    disk = ["space.model.breaks=grid(disk)", "space.model.floor=grid(0.0)"]
+    status, output = run(tmp_path, *disk)
+    assert (status, output.splitlines()[-1]) == (
+        2, "error: t0000: checkpoint cannot be written: No space left on device; the same command then goes on"
+    ), output  # fmt: skip
+    status, output = run(tmp_path, *disk)
+    assert status == 0, output
+    trial = read_journal(tmp_path / "demo").trials[0]
+    assert (trial.status, trial.epoch, trial.attempts) == ("finished", 4, 2)
+
+
 def test_killed_and_interrupted_and_taken_up_on_a_cluster(tmp_path: Path, two_nodes: Cluster) -> None:
     slow = ["space.model.breaks=grid(no)", "overrides=[model.pause=0.3]", "scheduler.name=none"]
     with started(tmp_path, *slow) as process:

@@ -15,7 +15,7 @@ from typing_extensions import Self
 
 from rayconvai.core.data_module import DataModule
 from rayconvai.core.model import Model
-from rayconvai.errors import ConfigError
+from rayconvai.errors import ConfigError, StorageError
 
 
 class TinyData(DataModule):
@@ -82,8 +82,9 @@ class TinyModel(Model):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
         if self.breaks == "code":
             raise ZeroDivisionError("a bug")
-        if self.breaks == "process":
-            died = Path(self.trainer.checkpoint_callback.dirpath) / "died"
-            if not died.exists():
-                died.touch()
-                os._exit(1)
+        died = Path(self.trainer.checkpoint_callback.dirpath) / "died"
+        if self.breaks in ("process", "disk") and not died.exists():
+            died.touch()
+            if self.breaks == "disk":
+                raise StorageError("checkpoint cannot be written: No space left on device")
+            os._exit(1)

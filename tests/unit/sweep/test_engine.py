@@ -10,7 +10,14 @@ import pytest
 import torch
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayActorError
 
-from rayconvai.errors import ConfigError, DataError, InfeasibleError, SweepError, out_of_memory_is_infeasible
+from rayconvai.errors import (
+    ConfigError,
+    DataError,
+    InfeasibleError,
+    StorageError,
+    SweepError,
+    out_of_memory_is_infeasible,
+)
 from rayconvai.sweep.address import check_address
 from rayconvai.sweep.cluster import _check_room, concurrency
 from rayconvai.sweep.driver import _death
@@ -111,11 +118,12 @@ def test_asha_knows_the_rungs_of_an_earlier_session() -> None:
         pytest.param(InfeasibleError("val_loss is nan"), "infeasible", "val_loss is nan", id="nan"),
         pytest.param(ConfigError("no"), "infeasible", "no", id="config"),
         pytest.param(DataError("a.json:3: bad"), "failed", "a.json:3: bad", id="data"),
+        pytest.param(StorageError("x.ckpt: no space"), "interrupted", "x.ckpt: no space", id="full_disk"),
         pytest.param(KeyError("x"), "failed", "KeyError", id="bug"),
     ],
 )
 def test_judge(error: Exception, status: str, words: str) -> None:
-    with pytest.raises(type(error) if status == "failed" else (InfeasibleError, ConfigError)) as caught:
+    with pytest.raises(InfeasibleError if "memory" in words else type(error)) as caught:
         raise_in_a_run(error)
     assert judge(caught.value)[0] == status
     assert words in judge(caught.value)[1]
