@@ -6,6 +6,7 @@ import importlib
 import logging
 import netrc
 import os
+import re
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -90,16 +91,18 @@ class RunTensorBoardLogger(TensorBoardLogger):
 class RunWandbLogger(WandbLogger):
     """Lightning's logger; offline where there is no key, and when the server cannot be had.
 
+    Args:
+        directory: the run's; W&B's run is called as it is, unless ``kwargs`` have a name.
+        kwargs: arguments of Lightning's WandbLogger and of wandb.init.
+        project: where the run is put, unless ``kwargs`` have a project.
+
     Raises:
-        OptionError: name or project is missing, or an argument does not exist.
+        OptionError: an argument does not exist.
     """
 
     _open_run: ClassVar[Any] = None
 
-    def __init__(self, directory: Path, kwargs: Mapping[str, Any]) -> None:
-        missing = [key for key in ("name", "project") if kwargs.get(key) is None]
-        if missing:
-            raise OptionError(f"exp_manager.wandb_logger_kwargs needs {' and '.join(missing)}")
+    def __init__(self, directory: Path, kwargs: Mapping[str, Any], project: str) -> None:
         _check_kwargs("wandb_logger_kwargs", kwargs, WandbLogger, _wandb().init)
         offline = bool(kwargs.get("offline")) or os.environ.get("WANDB_MODE") in ("offline", "dryrun")
         if not offline and os.environ.get("WANDB_MODE") != "disabled" and not _has_key():
@@ -107,7 +110,8 @@ class RunWandbLogger(WandbLogger):
             offline = True
         # wandb makes a directory `wandb` below; Lightning's `offline` would set an environment variable for good.
         mode = {"mode": "offline"} if offline else {}
-        given = {key: value for key, value in kwargs.items() if key != "offline"}
+        named = {"name": directory.name, "project": re.sub(r"[/\\#?%:]", "-", project)}  # W&B takes none of these
+        given = named | {key: value for key, value in kwargs.items() if key != "offline" and value is not None}
         super().__init__(save_dir=str(directory), **{**given, **mode})
 
     @property

@@ -214,7 +214,7 @@ def _add_loggers(trainer: Trainer, config: ExpManagerConfig, layout: RunLayout, 
             tensorboard.purge_step = steps_taken(Path(resume_from)) if resume_from else 0
         loggers.append(tensorboard)
     if config.create_wandb_logger:
-        loggers.append(RunWandbLogger(layout.root, config.wandb_logger_kwargs or {}))
+        loggers.append(RunWandbLogger(layout.root, config.wandb_logger_kwargs or {}, config.name or "rayconvai"))
     record = MetricsRecord(layout)
     trainer.loggers = [*trainer.loggers, *loggers, record]
     # First of all, so that the record knows what the others are about to log.

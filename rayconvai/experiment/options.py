@@ -79,7 +79,8 @@ class ExpManagerConfig:
     """Arguments of tensorboardX's SummaryWriter."""
     create_wandb_logger: bool = False
     wandb_logger_kwargs: dict[str, Any] | None = field(default_factory=dict)
-    """Arguments of Lightning's WandbLogger and of wandb.init; name and project must be among them."""
+    """Arguments of Lightning's WandbLogger and of wandb.init; the run's name is the project, its directory's name that
+    of the W&B run, unless they are among them."""
     create_checkpoint_callback: bool = True
     checkpoint_callback_params: CheckpointParams = field(default_factory=CheckpointParams)
     create_preemption_callback: bool = True

@@ -91,10 +91,11 @@ def test_wandb_that_cannot_be_had_is_replaced_by_files(
 
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr(wandb, "init", only_offline)
-    trainer, _, root = run(tmp_path, create_wandb_logger=True, wandb_logger_kwargs={"name": "r", "project": "p"})
+    trainer, _, root = run(tmp_path / "monday", create_wandb_logger=True, name="asr/small")
     assert trainer.global_step == 8
     assert "W&B cannot be had (no route to host)" in caplog.text
-    assert wandb_records(root)
+    started = next(record.run for record in wandb_records(root) if record.HasField("run"))
+    assert (started.display_name, started.project) == ("monday", "asr-small")
 
 
 def test_tensorboard_on_a_full_disk_lets_the_training_go_on(

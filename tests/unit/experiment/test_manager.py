@@ -38,7 +38,6 @@ Make = Callable[..., pl.Trainer]
         pytest.param({"checkpoint_callback_params": {"mode": "least"}}, "must be min or max", id="wrong_mode"),
         pytest.param({"summary_writer_kwargs": {"flush_sec": 1}}, "nearest: flush_secs", id="writer_argument"),
         pytest.param({"summary_writer_kwargs": {"log_dir": "x"}}, "leave out log_dir", id="writer_directory"),
-        pytest.param({"create_wandb_logger": True}, "needs name and project", id="wandb_unnamed"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str, make_trainer: Make, tmp_path: Path) -> None:
