@@ -225,10 +225,10 @@ class RecordEpochs(Callback):
         if self._ended:
             # Resumed after the end of an epoch, Lightning may end it once more.
             self.record.kind = "ignored"
+        known = trainer.callback_metrics  # on all ranks: they sum up together
         if self._ended or not trainer.is_global_zero:
             return
         self._ended = True
-        known = trainer.callback_metrics
         trained: dict[str, Any] = {
             name: value
             for name, value in known.items()

@@ -79,14 +79,14 @@ def _task(composed: DictConfig) -> None:
 def _train(config: DictConfig, overrides: list[str], run_dir: Path | None) -> None:
     from rayconvai.experiment.interrupt import Interrupted  # data, audio, checkpoints: --help need not load them
     from rayconvai.train.finish import finish
-    from rayconvai.train.fit import fit
+    from rayconvai.train.fit import fit, process_rank
     from rayconvai.train.runtime import Runtime
 
     try:
         result = fit(config, Runtime(run_dir=run_dir, overrides=overrides))
     except Interrupted as stop:
-        if stop.checkpoint is not None:
-            run = stop.checkpoint.parent.parent
+        if stop.checkpoint is not None and not process_rank():
+            run = stop.run_dir
             print(
                 f"interrupted; to go on: {_NAME} --config-dir {run} --config-name config "
                 f"exp_manager.explicit_log_dir={run} exp_manager.resume_if_exists=true",
@@ -97,7 +97,10 @@ def _train(config: DictConfig, overrides: list[str], run_dir: Path | None) -> No
     if config.artefact and result.best_checkpoint is not None:
         artefact = result.run_dir / "artefact"
         metrics |= finish(config, result.run_dir, result.best_checkpoint, artefact, Runtime(progress=False))
-        print(f"artefact: {artefact}")
+    if process_rank():
+        return
+    if config.artefact and result.best_checkpoint is not None:
+        print(f"artefact: {result.run_dir / 'artefact'}")
     for name, value in sorted(metrics.items()):
         print(f"{name}: {value:.4g}")
     print(f"run: {result.run_dir}")

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from rayconvai.config.compose import check
@@ -18,6 +19,7 @@ from rayconvai.core.build import build
 from rayconvai.core.data_module import DataModule
 from rayconvai.core.model import Model, build_model
 from rayconvai.errors import ConfigError, nearest, out_of_memory_is_infeasible
+from rayconvai.experiment.interrupt import Interrupted
 from rayconvai.experiment.layout import RunLayout, write_atomically
 from rayconvai.experiment.manager import close, exp_manager
 from rayconvai.experiment.provenance import record
@@ -35,6 +37,11 @@ class FitResult:
     """The last value of each metric."""
     best_checkpoint: Path | None
     """None where no checkpoint was asked for."""
+
+
+def process_rank() -> int:
+    """Return this process's number among those of the run; the first writes and speaks for all."""
+    return int(getattr(rank_zero_only, "rank", 0))
 
 
 @out_of_memory_is_infeasible()
@@ -64,6 +71,9 @@ def fit(config: DictConfig, runtime: Runtime | None = None) -> FitResult:
             write_atomically(layout.overrides, OmegaConf.to_yaml(OmegaConf.create(list(runtime.overrides))))
             record(layout, seed=config.seed, data=data.fingerprint(), parameters=model.num_weights)
         trainer.fit(model, datamodule=data)
+    except Interrupted as stop:
+        stop.run_dir = layout.root
+        raise
     finally:
         close(trainer)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}

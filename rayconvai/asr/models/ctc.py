@@ -136,7 +136,7 @@ class CTCModel(Model):
     def training_step(self, batch: SpeechBatch, batch_idx: int) -> Tensor:
         loss, _, _ = self._step(batch)
         self._refuse_not_finite(loss, batch, "training", self.trainer.train_dataloader)
-        size = len(batch.audio_lengths)
+        size = self._weight(batch)
         self.log("train_loss", loss, batch_size=size, on_step=True, on_epoch=True, prog_bar=True, sync_dist=True)
         return loss
 
@@ -194,6 +194,11 @@ class CTCModel(Model):
         audio, audio_lengths, tokens, token_lengths, _ = batch
         return self.step(audio=audio, audio_lengths=audio_lengths, tokens=tokens, token_lengths=token_lengths)
 
+    def _weight(self, batch: SpeechBatch) -> int:
+        """Return what a batch counts in the mean of a loss."""
+        # Lightning takes the mean of these over the ranks as a whole number, so they must divide by the ranks.
+        return len(batch.audio_lengths) * self.trainer.world_size
+
     def _evaluate(self, batch: SpeechBatch, stage: str, metrics: Mapping[str, WordErrorRate]) -> list[dict[str, str]]:
         loss, log_probs, lengths = self._step(batch)
         loaders = {"val": self.trainer.val_dataloaders, "test": self.trainer.test_dataloaders}
@@ -203,7 +208,7 @@ class CTCModel(Model):
             self.tokenizer.decode(ids[:length].tolist())
             for ids, length in zip(batch.tokens.cpu(), batch.token_lengths.tolist(), strict=True)
         ]
-        size = len(references)
+        size = self._weight(batch)
         self.log(f"{stage}_loss", loss, batch_size=size, sync_dist=True)
         for name, metric in metrics.items():
             metric.update(hypotheses, references)

@@ -6,6 +6,8 @@ import json
 import os
 import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from rayconvai.core.model import Model
 from rayconvai.data.audio import write_audio
 from rayconvai.errors import ArtefactError, ConfigError, DataError, InfeasibleError, RayconvaiError, StorageError
 from rayconvai.train.finish import finish
-from rayconvai.train.fit import FitResult, fit
+from rayconvai.train.fit import FitResult, evaluate, fit
 from rayconvai.train.runtime import Runtime
 from tests.unit.asr.conftest import TEXTS
 
@@ -376,6 +378,26 @@ def test_bad_utterances_are_left_out_with_a_count(
     result = run(small(manifest, *overrides), tmp_path / "run")
     assert json.loads((result.run_dir / "provenance.json").read_text())["data"]["train"]["utterances"] == 3
     assert "left out 1 of 4" in caplog.text
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_run_and_measure_as_one_does(write_manifest: WriteManifest, tmp_path: Path) -> None:
+    manifest = write_manifest(texts=(*TEXTS, "a", "bb", "c"))  # seven cannot be halved
+    overrides = ("trainer.max_epochs=2", "trainer.devices=2", "trainer.strategy=ddp", "data.batch_seconds=2.5")
+    corpus = (f"data.corpus.train={manifest}", f"data.corpus.dev={manifest}", f"exp_manager.exp_dir={tmp_path}")
+    done = subprocess.run(
+        [sys.executable, "-m", "rayconvai.train", "--config-name", "asr/conformer_ctc", *SMALL, *corpus, *overrides],
+        cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("artefact: ") == 1
+    [run_dir] = (tmp_path / "conformer_ctc").iterdir()
+    card = json.loads((run_dir / "artefact" / "card.json").read_text())
+    alone = Runtime(progress=False, devices=1, strategy="auto")
+    _, metrics = evaluate(compose("config", [], [run_dir]), run_dir / "checkpoints" / card["checkpoint"], "dev", alone)
+    assert 0 < metrics["val_cer"] < 1
+    assert (card["metrics"]["val_wer"], card["metrics"]["val_cer"]) == (metrics["val_wer"], metrics["val_cer"])
+    assert card["metrics"]["val_loss"] == pytest.approx(metrics["val_loss"], rel=1e-5)
 
 
 def test_a_run_may_be_measured_in_steps_alone(write_manifest: WriteManifest, tmp_path: Path) -> None:
