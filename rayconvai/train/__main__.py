@@ -6,6 +6,8 @@ import argparse
 import datetime
 import itertools
 import os
+import re
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,12 +88,7 @@ def _train(config: DictConfig, overrides: list[str], run_dir: Path | None) -> No
         result = fit(config, Runtime(run_dir=run_dir, overrides=overrides))
     except Interrupted as stop:
         if stop.checkpoint is not None and not process_rank():
-            run = stop.run_dir
-            print(
-                f"interrupted; to go on: {_NAME} --config-dir {run} --config-name config "
-                f"exp_manager.explicit_log_dir={run} exp_manager.resume_if_exists=true",
-                file=sys.stderr,
-            )
+            print(f"interrupted; to go on: {_to_go_on(str(stop.run_dir))}", file=sys.stderr)
         raise
     metrics = dict(result.metrics)
     if config.artefact and result.best_checkpoint is not None:
@@ -104,6 +101,14 @@ def _train(config: DictConfig, overrides: list[str], run_dir: Path | None) -> No
     for name, value in sorted(metrics.items()):
         print(f"{name}: {value:.4g}")
     print(f"run: {result.run_dir}")
+
+
+def _to_go_on(run: str) -> str:
+    """Return the command, for a shell, that goes on with the run in a directory."""
+    hydra_path = run if re.fullmatch(r"[\w/.:-]+", run) else quote(run)
+    flags = ["--config-dir", run, "--config-name", "config"]
+    lines = [f"exp_manager.explicit_log_dir={hydra_path}", "exp_manager.resume_if_exists=true"]
+    return shlex.join([*_NAME.split(), *flags, *lines])
 
 
 def _check_all(arguments: argparse.Namespace, composer: Composer, lines: Split, directories: list[Path]) -> list[str]:

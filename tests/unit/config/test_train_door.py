@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,11 +13,12 @@ from typing import Any
 
 import pytest
 import yaml
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 import rayconvai
 from rayconvai.config.compose import compose, config_root
 from rayconvai.errors import ConfigError, DataError
+from rayconvai.experiment.interrupt import Interrupted
 from rayconvai.train import __main__ as door
 from rayconvai.train import finish, fit
 
@@ -30,6 +33,13 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list
     def fake_fit(config: DictConfig, runtime: Any) -> SimpleNamespace:
         if config.name == "bad":
             raise DataError("train.json:3: no such sound")
+        if config.name == "stopped" and not config.exp_manager.resume_if_exists:
+            stop = Interrupted(signal.SIGINT)
+            stop.run_dir = tmp_path / "a b=c"
+            stop.checkpoint = stop.run_dir / "last.ckpt"
+            stop.run_dir.mkdir()
+            OmegaConf.save(config, stop.run_dir / "config.yaml", resolve=True)
+            raise stop
         runs.append((config, runtime))
         return SimpleNamespace(run_dir=tmp_path, metrics={"val_wer": 0.5}, best_checkpoint=None)
 
@@ -73,6 +83,17 @@ def test_errors_of_a_run_come_through(train: Callable[..., Any], capsys: pytest.
     with pytest.raises(DataError, match=r"train.json:3"):
         train(*RECIPE, "name=bad")
     assert capsys.readouterr().err == ""
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    train: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Interrupted):
+        train(*RECIPE, "name=stopped", "seed=7")
+    said, _, line = capsys.readouterr().err.partition("to go on: python -m rayconvai.train ")
+    assert said == "interrupted; "
+    [(config, _)] = train(*shlex.split(line))
+    assert (config.seed, config.exp_manager.explicit_log_dir) == (7, str(tmp_path / "a b=c"))
 
 
 @pytest.mark.parametrize(
