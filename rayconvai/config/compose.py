@@ -123,14 +123,14 @@ class Composer:
     def _chosen_groups(self) -> list[str]:
         try:
             return chosen(self._loader, self.recipe)
-        except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
             raise ConfigError(self.explain(error)) from error
 
     def _read(self, groups: tuple[str, ...]) -> bytes:
         if groups not in self._composed:
             try:
                 config = self._loader.load_configuration(self.recipe, list(groups), RunMode.RUN, from_shell=False)
-            except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+            except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
                 raise ConfigError(self.explain(error)) from error
             with open_dict(config):
                 del config["hydra"]

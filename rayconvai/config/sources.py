@@ -47,6 +47,10 @@ def explain(error: Exception, loader: ConfigLoaderImpl, recipe: str) -> str:
         mark = error.problem_mark or error.context_mark
         where = f"{_short(Path(mark.name))}:{mark.line + 1}: " if mark else ""
         return f"{where}not valid YAML: {error.problem or error.context}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"{_not_utf8(loader)}: not UTF-8 (byte {error.start + 1}); save it as UTF-8"
+    if isinstance(error, RecursionError):
+        return f"recipe {recipe}: its defaults lists lead back to where they began; leave one of them out"
     if isinstance(error, MissingConfigException):
         return _explain_missing(error, loader, recipe)
     if isinstance(error, OverrideParseException):
@@ -74,6 +78,17 @@ def recipes(loader: ConfigLoaderImpl) -> list[str]:
         if folder != "hydra" and all(_is_global(loader, name) for name in names if folder):
             found.extend(name for name in names if not _is_structured(loader, name))
     return found
+
+
+def _not_utf8(loader: ConfigLoaderImpl) -> str:
+    """Return the config file that cannot be decoded; Hydra's error does not name it."""
+    for source in loader.get_sources():
+        for file in Path(source.path).rglob("*.yaml") if source.scheme() == "file" else ():
+            try:
+                file.read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                return _short(file)
+    return "config"
 
 
 def _explain_missing(error: MissingConfigException, loader: ConfigLoaderImpl, recipe: str) -> str:

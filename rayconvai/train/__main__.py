@@ -41,6 +41,8 @@ def main() -> int:
     flags = _without(sys.argv[1:], arguments.overrides)
     if arguments.config_path is not None:
         raise ConfigError("--config-path is not supported; add a directory of your own recipes with --config-dir")
+    if arguments.resolve and not (arguments.cfg or arguments.help):
+        raise ConfigError("--resolve goes with --cfg job")
     directories = [] if arguments.config_dir is None else [Path(arguments.config_dir)]
     composer = Composer(str(arguments.config_name), arguments.overrides, directories)
     settings = ["hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.run.dir=.", "hydra.output_subdir=null"]
@@ -56,7 +58,8 @@ def main() -> int:
         settings += _check_all(arguments, composer, lines, directories)
     given = [override.key_or_group for override in parse(lines.groups)]
     settings = [line for line in settings if line.partition("=")[0] not in given]
-    sys.argv[1:] = [*flags, *settings, *lines.groups, *lines.values]
+    # Flags come last: --info alone would take what follows for its value.
+    sys.argv[1:] = [*settings, *lines.groups, *lines.values, *flags]
     try:
         hydra.main(config_path=str(config_root()), config_name=None, version_base="1.3")(_task)()
     except _Stop as stop:

@@ -171,6 +171,12 @@ def test_wrong_value(composer: Composer, overrides: list[str], says: str) -> Non
             id="option",
         ),
         pytest.param({"mine.yaml": "- 1\n"}, "mine", id="list"),
+        pytest.param(
+            {"mine.yaml": "defaults: [/other]\n", "other.yaml": "name: caf\xe9\n"}, "other.yaml: not", id="coding"
+        ),
+        pytest.param(
+            {"mine.yaml": "# @package _global_\ndefaults: [/mine]\n"}, "recipe mine: its defaults", id="circle"
+        ),
         pytest.param({}, "there is no recipe 'mine'; recipes: asr/conformer_ctc", id="no_file"),
         pytest.param({"mine2.yaml": "name: a\n"}, "nearest: mine2", id="other_file"),
         pytest.param({"mine.yaml": "name: a\n"}, "model must be a section with _target_", id="no_model"),
@@ -178,7 +184,7 @@ def test_wrong_value(composer: Composer, overrides: list[str], says: str) -> Non
 )
 def test_wrong_recipe_file(tmp_path: Path, files: dict[str, str], says: str) -> None:
     for name, text in files.items():
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(text, encoding="latin-1")
     assert says in message(compose, "mine", [], [tmp_path])
 
 

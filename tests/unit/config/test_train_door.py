@@ -107,6 +107,7 @@ def test_an_interrupted_run_says_how_to_go_on(
         pytest.param([*RECIPE, "--config-dir", "nowhere"], "config directory not found", id="config_dir"),
         pytest.param([*RECIPE, "--config-path", "."], "--config-dir", id="config_path"),
         pytest.param([*RECIPE, "--info", "config", "data=digts"], "nearest: digits", id="info"),
+        pytest.param([*RECIPE, "--resolve"], "--resolve goes with --cfg", id="resolve_alone"),
     ],
 )
 def test_wrong_command_line(train: Callable[..., Any], arguments: list[str], says: str) -> None:
@@ -129,6 +130,12 @@ def test_help_names_recipes_and_groups(tmp_path: Path) -> None:
     assert "--config-name RECIPE" in done.stdout
     assert "asr/conformer_ctc" in done.stdout
     assert "model/encoder: conformer, conformer_image, quartznet" in done.stdout
+
+
+def test_info_alone_shows_all(tmp_path: Path) -> None:
+    done = command(*RECIPE, "data=digits", "--info", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "data/digits" in done.stdout
 
 
 def test_cfg_job_prints_a_config_that_composes_again(tmp_path: Path) -> None:
