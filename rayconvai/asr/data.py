@@ -132,6 +132,13 @@ class SpeechData(DataModule):
         return self._datasets[split]
 
     def train_dataloader(self) -> StatefulLoader:
+        ranks = self.trainer.world_size if self.trainer else 1
+        for name, dataset in self._datasets.items():  # the test set comes last, when all has been trained
+            if len(dataset) < ranks:
+                raise DataError(
+                    f"{dataset.manifest.path}: {len(dataset)} {name} utterances cannot be shared by {ranks} processes; "
+                    "lower trainer.devices or trainer.num_nodes"
+                )
         return self._loader("train", shuffle=True)
 
     def val_dataloader(self) -> StatefulLoader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -51,6 +52,17 @@ def test_batches_are_padded_and_typed(write_manifest: Callable[..., Path]) -> No
     assert batch.tokens.tolist() == [[1, 0, 2, 2, 0], [0, 1, 2, 0, 0]]
     assert batch.token_lengths.tolist() == [5, 3]
     assert batch.indices.tolist() == [2, 0]
+
+
+def test_a_test_set_that_is_too_small_for_the_ranks_is_found_before_training(
+    write_manifest: Callable[..., Path], model: CTCModel
+) -> None:
+    corpus = ManifestCorpus(train=write_manifest(), dev=write_manifest("dev"), test=write_manifest("test", ["abc"]))
+    data = SpeechData(corpus=corpus, batch_size=2)
+    data.bind(model)
+    data.trainer = SimpleNamespace(world_size=2, global_rank=0)  # type: ignore[assignment]
+    with pytest.raises(DataError, match=r"test.jsonl: 1 test utterances cannot be shared by 2 processes"):
+        data.train_dataloader()
 
 
 def test_augmentation_follows_from_seed_epoch_and_index(write_manifest: Callable[..., Path]) -> None:
