@@ -29,7 +29,7 @@ from ray import tune
 
 from rayconvai.config.compose import Composer
 from rayconvai.errors import ConfigError, InfeasibleError, NeuralTypeError, RayconvaiError, StorageError, nearest
-from rayconvai.experiment.interrupt import Interrupted
+from rayconvai.experiment.interrupt import Interrupted, may_stop_here
 from rayconvai.sweep.journal import finite, trial_name
 from rayconvai.sweep.space import quote
 from rayconvai.train.fit import fit
@@ -226,7 +226,7 @@ class _Reports(Callback):
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         # The process cannot be told in another way while Tune waits for its next report.
         now = time.monotonic()
-        if now - self.looked > STOP_SECONDS:
+        if now - self.looked > STOP_SECONDS and may_stop_here(trainer):  # else the epoch's validation would be lost
             self.looked = now
             if self.stop_file.exists():
                 raise Interrupted(signal.SIGINT)
