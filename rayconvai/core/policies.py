@@ -158,7 +158,9 @@ class Constant(WarmupPolicy):
 def phase_length(phase: str, steps: int | None, ratio: float | None, max_steps: int | None) -> int:
     """Return the length of a phase in steps."""
     if steps is not None and ratio is not None:
-        raise ConfigError(f"schedule.{phase}_steps and schedule.{phase}_ratio exclude each other; give one")
+        raise ConfigError(
+            f"schedule.{phase}_steps and schedule.{phase}_ratio exclude each other; set one of them to null"
+        )
     if ratio is None:
         if (steps or 0) < 0:
             raise ConfigError(f"schedule.{phase}_steps must not be negative, not {steps}")

@@ -277,7 +277,7 @@ def _resolve(config: Mapping[str, Any]) -> tuple[type[LRScheduler], dict[str, An
     for phase in lengths:
         keys = [key for unit in ("steps", "ratio", "epochs") if options.get(key := f"{phase}_{unit}") is not None]
         if len(keys) > 1:
-            raise ConfigError(f"schedule.{keys[0]} and schedule.{keys[1]} exclude each other; give one")
+            raise ConfigError(f"schedule.{keys[0]} and schedule.{keys[1]} exclude each other; set one of them to null")
     when = {key: options.pop(key) for key in _WHEN if key in options and key not in accepted}
     if when.get("interval", "step") not in ("step", "epoch"):
         raise ConfigError(f"schedule.interval must be step or epoch, not {when['interval']!r}")

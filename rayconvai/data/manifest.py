@@ -259,7 +259,7 @@ def keep_good(manifest: Manifest, problems: Mapping[int, str], on_bad: Literal["
     others = f" (and {len(problems) - 1} more bad lines)" if len(problems) > 1 else ""
     message = f"{manifest.where(first)}: {problems[first]}{others}"
     if on_bad == "refuse":
-        raise DataError(f"{message}; or leave bad lines out with on_bad=skip")
+        raise DataError(f"{message}; or leave bad utterances out with data.checks.on_bad=skip")
     if len(problems) == len(manifest):
         raise DataError(f"{manifest.path}: all {len(manifest)} utterances are bad; the first: {message}")
     _log.warning("left out %d of %d utterances; the first: %s", len(problems), len(manifest), message)
@@ -270,7 +270,7 @@ def _length_problems(manifest: Manifest, least: float, most: float | None) -> di
     durations = manifest.durations
     limit = np.inf if most is None else most
     bad = np.flatnonzero((durations < np.float32(least)) | (durations > np.float32(limit)))
-    fix = "remove the line or change min_duration, max_duration"
+    fix = "remove the line or change data.checks.min_duration, max_duration"
     return {int(i): f"lasts {durations[i]:.2f} s, not between {least:g} and {limit:g} s; {fix}" for i in bad}
 
 

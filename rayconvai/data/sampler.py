@@ -189,7 +189,7 @@ def check_batching(batch_seconds: float | None, batch_size: int | None, num_buck
         ConfigError: settings that cannot be.
     """
     if (batch_seconds is None) == (batch_size is None):
-        raise ConfigError("give one of batch_seconds and batch_size; the other must be null")
+        raise ConfigError("batch_seconds and batch_size exclude each other; give one and set the other to null")
     for name, value in (("batch_seconds", batch_seconds), ("batch_size", batch_size), ("num_buckets", num_buckets)):
         if value is not None and not value > 0:
             raise ConfigError(f"{name} is {value}; it must be more than 0")

@@ -146,7 +146,8 @@ class RunWandbLogger(WandbLogger):
     def log_samples(self, samples: Sequence[Mapping[str, Any]], step: int) -> None:
         """Show sample outputs of the model as a table."""
         if samples:
-            self.log_text("samples", columns=list(samples[0]), data=[list(map(str, s.values())) for s in samples])
+            rows = [list(map(str, sample.values())) for sample in samples]
+            self.log_text("samples", columns=list(samples[0]), data=rows, step=step)
 
     def close(self) -> None:
         """End the W&B run; its files are complete then."""

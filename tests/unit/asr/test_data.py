@@ -127,7 +127,7 @@ def test_loaders(model: CTCModel, write_manifest: Callable[..., Path]) -> None:
 
 @pytest.mark.parametrize("options", [{"batch_size": None}, {"batch_seconds": 9.0}], ids=["neither", "both"])
 def test_one_batch_bound_is_needed(options: dict[str, float | None], write_manifest: Callable[..., Path]) -> None:
-    with pytest.raises(ConfigError, match="one of batch_seconds and batch_size"):
+    with pytest.raises(ConfigError, match="batch_seconds and batch_size exclude each other"):
         data_of(write_manifest(), **options)
 
 

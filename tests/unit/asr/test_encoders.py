@@ -103,6 +103,15 @@ def test_autocast_bfloat16(make: type[Encoder]) -> None:
     assert (rough.float() - exact)[mask].abs().mean() < 0.1 * exact[mask].abs().mean()
 
 
+@pytest.mark.parametrize("make", ENCODERS)
+def test_compiles_as_one_graph(make: type[Encoder]) -> None:
+    torch.manual_seed(0)
+    encoder, (features, lengths) = settled(make()), batch()  # type: ignore[call-arg]
+    compiled = torch.compile(encoder, backend="eager", fullgraph=True)
+    expected = encoder(features=features, lengths=lengths)
+    torch.testing.assert_close(compiled(features=features, lengths=lengths), expected)
+
+
 def reference_attention(layer: SelfAttention, x: Tensor, length: int) -> Tensor:
     """Transformer-XL's or rotary attention of one utterance, one pair of frames at a time."""
     heads, frames, size = layer.num_heads, len(x), x.shape[-1]

@@ -22,7 +22,7 @@ from rayconvai.asr.models.ctc import CTCModel
 from rayconvai.config.compose import compose
 from rayconvai.core.artefact import card_digest, sha256
 from rayconvai.core.model import Model
-from rayconvai.data.audio import write_audio
+from rayconvai.data.audio import read_audio, write_audio
 from rayconvai.errors import ArtefactError, ConfigError, DataError, InfeasibleError, RayconvaiError, StorageError
 from rayconvai.train.finish import finish
 from rayconvai.train.fit import FitResult, evaluate, fit
@@ -89,10 +89,29 @@ def test_a_run_learns_and_its_artefact_transcribes(
     assert card["provenance"]["seed"] == result.config.seed
 
 
-def test_the_saved_config_composes_the_same_run(trained: tuple[FitResult, Path, list[Path]]) -> None:
-    result, _, _ = trained
-    again = compose("config", [], [result.run_dir])
-    assert again == result.config
+def test_sounds_of_any_kind_are_transcribed_up_to_a_bad_one(
+    trained: tuple[FitResult, Path, list[Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, artefact, sounds = trained
+    rate = 44_100
+    audio = read_audio(sounds[0], sample_rate=rate)
+    same = [tmp_path / f"stereo.{kind}" for kind in ("wav", "flac", "ogg", "mp3")]
+    odd = {tmp_path / "10ms.wav": audio[: rate // 100], tmp_path / "silent.wav": torch.zeros(rate)}
+    for path, sound in {**dict.fromkeys(same, torch.stack([audio, audio / 2])), **odd}.items():
+        write_audio(path, sound, rate)
+    (tmp_path / "bad.wav").touch()
+    with pytest.raises(DataError, match=r"bad.wav: zero-length"):
+        transcribe([str(artefact), *map(str, [*same, *odd, tmp_path / "bad.wav"])])
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert lines[: len(same)] == [[str(path), TEXTS[0]] for path in same]
+    assert [path for path, _ in lines[len(same) :]] == list(map(str, odd))
+
+
+def test_the_saved_config_makes_the_same_run(write_manifest: WriteManifest, tmp_path: Path) -> None:
+    first = run(small(write_manifest(), "augment=all", "trainer.max_epochs=2"), tmp_path / "first")
+    again = compose("config", [], [first.run_dir])
+    assert again == first.config
+    assert run(again, tmp_path / "again").metrics == first.metrics
 
 
 def test_an_artefact_holds_no_pickle_and_restores_the_same_weights(

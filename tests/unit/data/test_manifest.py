@@ -205,7 +205,7 @@ def test_check_refuses_or_skips(bad: dict, message: str, tmp_path: Path, caplog:
 def test_check_counts_the_others(tmp_path: Path) -> None:
     corpus(tmp_path, {})
     manifest = Manifest.open(write(tmp_path / "n.jsonl", GOOD, *[{**GOOD, "audio_filepath": "no.wav"}] * 5))
-    with pytest.raises(DataError, match=r"n.jsonl:2: .*and 4 more bad lines.*on_bad=skip"):
+    with pytest.raises(DataError, match=r"n.jsonl:2: .*and 4 more bad lines.*data.checks.on_bad=skip"):
         check_manifest(manifest)
     with pytest.raises(DataError, match="all 5 utterances are bad"):
         check_manifest(manifest.select(range(1, 6)), on_bad="skip")

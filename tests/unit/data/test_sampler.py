@@ -130,8 +130,8 @@ def test_unshuffled_is_longest_first() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param({}, "give one of batch_seconds and batch_size", id="neither"),
-        pytest.param({"batch_size": 2, "batch_seconds": 3}, "give one of", id="both"),
+        pytest.param({}, "batch_seconds and batch_size exclude each other; give one", id="neither"),
+        pytest.param({"batch_size": 2, "batch_seconds": 3}, "set the other to null", id="both"),
         pytest.param({"batch_size": 0}, "batch_size is 0", id="zero"),
         pytest.param({"batch_seconds": float("nan")}, "batch_seconds is nan", id="nan"),
         pytest.param({"batch_size": 2, "num_buckets": 0}, "num_buckets is 0", id="no_buckets"),

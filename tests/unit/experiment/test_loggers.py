@@ -58,6 +58,12 @@ def wandb_records(root: Path) -> list[Any]:
     return records
 
 
+def history(records: list[Any]) -> list[dict[str, str]]:
+    """What was logged, call by call."""
+    items = (record.history.item for record in records if record.HasField("history"))
+    return [{"/".join(item.nested_key) or item.key: item.value_json for item in row} for row in items]
+
+
 def test_wandb_without_a_key_is_kept_offline(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -72,12 +78,7 @@ def test_wandb_without_a_key_is_kept_offline(
     assert (started.run_id, started.project, started.run_group) == ("p-t0007", "p", "p")
     config = {u.key: u.value_json for r in records for u in (*r.run.config.update, *r.config.update)}
     assert config["width"] == "8"
-    history = [
-        {"/".join(i.nested_key) or i.key: i.value_json for i in r.history.item}
-        for r in records
-        if r.HasField("history")
-    ]
-    assert sum("val_loss" in row for row in history) == 2
+    assert sum("val_loss" in row for row in history(records)) == 2
 
 
 def test_wandb_that_cannot_be_had_is_replaced_by_files(
@@ -114,13 +115,18 @@ def test_tensorboard_on_a_full_disk_lets_the_training_go_on(
 def test_samples_reach_every_logger(tmp_path: Path) -> None:
     samples = [{"text": "one two", "heard": "one too"}, {"text": "né", "heard": "ne"}]
     record, board = MetricsRecord(RunLayout(tmp_path)), RunTensorBoardLogger(tmp_path, {})
-    for logger in (record, board):
+    for logger in (record, board, RunWandbLogger(tmp_path, {"offline": True}, "p")):
         logger.log_samples(samples, step=5)
         logger.close()
     kept = (tmp_path / "samples" / "step-00000005.jsonl").read_text(encoding="utf-8")
     assert [json.loads(line) for line in kept.splitlines()] == samples
     assert b"one too" in tensorboard(tmp_path).Tensors("samples/text_summary")[0].tensor_proto.string_val[0]
-    assert callable(RunWandbLogger.log_samples)
+    [table] = tmp_path.glob("wandb/offline-run-*/files/media/table/samples_*.json")
+    assert json.loads(table.read_text(encoding="utf-8")) == {
+        "columns": ["text", "heard"],
+        "data": [[*s.values()] for s in samples],
+    }
+    assert {"trainer/global_step": "5"}.items() <= history(wandb_records(tmp_path))[0].items()
 
 
 def test_record_survives_a_torn_line(tmp_path: Path) -> None:
