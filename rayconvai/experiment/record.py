@@ -59,7 +59,7 @@ class MetricsRecord(Logger):
     @property
     @override
     def version(self) -> str:
-        return self.layout.root.name
+        return ""  # the progress bar would show its last four characters
 
     @property
     @override

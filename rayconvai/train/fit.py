@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,7 +77,9 @@ def fit(config: DictConfig, runtime: Runtime | None = None) -> FitResult:
         raise
     finally:
         close(trainer)
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    logged = trainer.callback_metrics
+    repeated = {name + suffix for name in logged for suffix in ("_step", "_epoch")}  # by Lightning
+    metrics = {name: float(value) for name, value in logged.items() if name not in repeated}
     return FitResult(config, layout.root, metrics, best_checkpoint(trainer))
 
 
@@ -145,6 +148,7 @@ def make_trainer(config: DictConfig, runtime: Runtime) -> Trainer:
     options |= {name: value for name, value in place.items() if value is not None}
     # Our matrices are small or bf16: on GPUs that have TF32 its extra speed costs no accuracy that a WER shows.
     torch.set_float32_matmul_precision("high")
+    warnings.filterwarnings("ignore", r"`isinstance\(treespec", FutureWarning)  # Lightning's own affair
     try:
         with _without_banner():
             return Trainer(

@@ -80,6 +80,7 @@ def test_a_run_learns_and_its_artefact_transcribes(
     trained: tuple[FitResult, Path, list[Path]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     result, artefact, sounds = trained
+    assert result.metrics.keys() == {"train_loss", "val_loss", "val_wer", "val_cer"}
     assert result.metrics["val_wer"] == 0.0
     assert transcribe([str(artefact), *map(str, sounds)]) == 0
     assert capsys.readouterr().out.splitlines() == [f"{s}\t{t}" for s, t in zip(sounds, TEXTS, strict=True)]
