@@ -150,7 +150,7 @@ class RunWandbLogger(WandbLogger):
             self.log_text("samples", columns=list(samples[0]), data=rows, step=step)
 
     def close(self) -> None:
-        """End the W&B run; its files are complete then."""
+        """End the W&B run; its files are complete a moment later, when W&B's own process has written them."""
         if self._experiment is not None:
             self._experiment.finish()
             self._experiment = None

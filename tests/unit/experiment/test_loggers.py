@@ -43,7 +43,7 @@ def wandb_records(root: Path) -> list[Any]:
     """The records of an offline run: LevelDB's log format after a header of 7 bytes."""
     from wandb.proto import wandb_internal_pb2
 
-    wandb.teardown()  # its service may still be writing
+    wandb.teardown()  # its service may still be writing when a run has ended
     (path,) = root.glob("wandb/offline-run-*/*.wandb")
     data, at, parts, records = path.read_bytes(), 7, b"", []
     while at + 7 <= len(data):
