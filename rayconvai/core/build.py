@@ -251,7 +251,7 @@ def _check_allowed(target: str, package: str) -> None:
         hint = nearest(package, allowed)
         raise ConfigError(
             f"{TARGET} {target!r} is outside the allowed packages ({', '.join(allowed)}){hint}; "
-            f"to allow one, list it in the config's `packages`"
+            "to allow one, list it in a run's `packages`, or for an artefact call rayconvai.core.build.allow()"
         )
 
 

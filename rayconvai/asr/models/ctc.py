@@ -135,7 +135,7 @@ class CTCModel(Model):
     @override
     def training_step(self, batch: SpeechBatch, batch_idx: int) -> Tensor:
         loss, _, _ = self._step(batch)
-        self._refuse_not_finite(loss, batch, "training", self.trainer.train_dataloader)
+        self._refuse_not_finite(loss, batch, "train")
         size = self._weight(batch)
         self.log("train_loss", loss, batch_size=size, on_step=True, on_epoch=True, prog_bar=True, sync_dist=True)
         return loss
@@ -201,8 +201,7 @@ class CTCModel(Model):
 
     def _evaluate(self, batch: SpeechBatch, stage: str, metrics: Mapping[str, WordErrorRate]) -> list[dict[str, str]]:
         loss, log_probs, lengths = self._step(batch)
-        loaders = {"val": self.trainer.val_dataloaders, "test": self.trainer.test_dataloaders}
-        self._refuse_not_finite(loss, batch, {"val": "validation"}.get(stage, stage), loaders[stage])
+        self._refuse_not_finite(loss, batch, stage)
         hypotheses = [self.tokenizer.decode(ids) for ids in self.greedy(log_probs, lengths)]
         references = [
             self.tokenizer.decode(ids[:length].tolist())
@@ -220,16 +219,16 @@ class CTCModel(Model):
             return sound
         return read_audio(sound, sample_rate=self.preprocessor.sample_rate)
 
-    def _refuse_not_finite(self, loss: Tensor, batch: SpeechBatch, what: str, loader: Any) -> None:
+    def _refuse_not_finite(self, loss: Tensor, batch: SpeechBatch, stage: str) -> None:
         if torch.isfinite(loss):
             return
-        rows = batch.indices.tolist()
-        dataset = getattr(loader, "dataset", None)
+        rows, trainer = batch.indices.tolist(), self.trainer
+        loaders = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders, "test": trainer.test_dataloaders}
+        dataset = getattr(loaders[stage], "dataset", None)
         where = [dataset.manifest.where(row) if isinstance(dataset, SpeechDataset) else str(row) for row in rows]
-        optimizers = self.trainer.optimizers
-        rate = f" (lr {optimizers[0].param_groups[0]['lr']:.3g})" if optimizers else ""
+        rate = f" (lr {trainer.optimizers[0].param_groups[0]['lr']:.3g})" if trainer.optimizers else ""
         shown = ", ".join(where[:3]) + (f" and {len(where) - 3} more" if len(where) > 3 else "")
         raise InfeasibleError(
-            f"the {what} loss is {loss.item()} at step {self.global_step}{rate}, utterances {shown}; "
+            f"{stage}_loss is {loss.item()} at step {self.global_step}{rate}, utterances {shown}; "
             "lower optim.lr, warm up longer or clip gradients (trainer.gradient_clip_val)"
         )

@@ -126,7 +126,7 @@ def test_nan_loss_names_step_rate_and_utterances(
     model.set_optimization({"name": "adamw", "lr": 0.125}, None)
     with torch.no_grad():
         model.decoder.project.weight.fill_(float("nan"))
-    with pytest.raises(InfeasibleError, match=r"loss is nan at step 0 \(lr 0\.125\), utterances .*train\.jsonl:\d"):
+    with pytest.raises(InfeasibleError, match=r"train_loss is nan at step 0 \(lr 0\.125\), utterances .*\.jsonl:\d"):
         trainer(tmp_path, 3).fit(model, datamodule=data)
 
 

@@ -428,7 +428,7 @@ def test_a_run_may_be_measured_in_steps_alone(write_manifest: WriteManifest, tmp
 
 def test_a_loss_that_is_not_a_number_names_step_and_utterances(write_manifest: WriteManifest, tmp_path: Path) -> None:
     overrides = ("optim.lr=1e30", "trainer.gradient_clip_val=null", "schedule=constant")
-    with pytest.raises(InfeasibleError, match=r"validation loss.* step 1 \(lr .*e\+\d+\), utterances .*train.jsonl:"):
+    with pytest.raises(InfeasibleError, match=r"val_loss is .* step 1 \(lr .*e\+\d+\), utterances .*train.jsonl:"):
         run(small(write_manifest(), *overrides), tmp_path / "run")
 
 
