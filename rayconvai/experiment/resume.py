@@ -125,8 +125,12 @@ class ExactResume(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restore(trainer)
         loop = trainer.fit_loop
+        if loop.restarting and loop._combined_loader_states_to_load:
+            # A model that asked for the number of steps, to make its schedule, had the loaders made before Lightning
+            # knew their states, which it then forgets.
+            _load_positions(trainer)
+        self._restore(trainer)
         if loop.restarted_on_epoch_end:
             # Where a run is measured in steps, Lightning takes an epoch that has ended for one to be gone on with, runs
             # it without a batch and counts it twice. From here on it is over, as it is in runs measured in epochs.
@@ -136,18 +140,13 @@ class ExactResume(Callback):
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        fit_loop = trainer.fit_loop
         if self._saved is None:
             return
         self._restore(trainer)
-        if fit_loop.is_resuming and fit_loop._combined_loader is not None and fit_loop._data_fetcher is not None:
+        if trainer.fit_loop.is_resuming:
             # At the end of an epoch Lightning leaves out the loader's state, and goes on with an iterator that was
             # made before the random states were back.
-            fit_loop._combined_loader._load_state_dicts(fit_loop._combined_loader_states_to_load)
-            fit_loop._combined_loader_states_to_load = []
-            for loader in fit_loop._combined_loader.flattened:
-                _set_sampler_epoch(loader, trainer.current_epoch)
-            iter(fit_loop._data_fetcher)
+            _load_positions(trainer)
 
     @override
     def on_train_batch_start(self, *_: Any) -> None:
@@ -156,6 +155,18 @@ class ExactResume(Callback):
     def _restore(self, trainer: Trainer) -> None:
         if self._saved is not None and trainer.global_rank < len(self._saved["ranks"]):
             _restore(self._saved["ranks"][trainer.global_rank])
+
+
+def _load_positions(trainer: Trainer) -> None:
+    """Give the training loaders the states of the checkpoint, and take new iterators of them."""
+    loop = trainer.fit_loop
+    assert loop._combined_loader is not None
+    assert loop._data_fetcher is not None
+    loop._combined_loader._load_state_dicts(loop._combined_loader_states_to_load)
+    loop._combined_loader_states_to_load = []
+    for loader in loop._combined_loader.flattened:
+        _set_sampler_epoch(loader, trainer.current_epoch)
+    iter(loop._data_fetcher)
 
 
 def _states() -> dict[str, Any]:

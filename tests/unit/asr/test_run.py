@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig
 from safetensors.torch import load_file, save_file
 
@@ -24,6 +26,7 @@ from rayconvai.core.artefact import card_digest, sha256
 from rayconvai.core.model import Model
 from rayconvai.data.audio import read_audio, write_audio
 from rayconvai.errors import ArtefactError, ConfigError, DataError, InfeasibleError, RayconvaiError, StorageError
+from rayconvai.experiment.interrupt import Interrupted
 from rayconvai.train.finish import finish
 from rayconvai.train.fit import FitResult, evaluate, fit
 from rayconvai.train.runtime import Runtime
@@ -418,6 +421,28 @@ def test_two_processes_make_one_run_and_measure_as_one_does(write_manifest: Writ
     assert 0 < metrics["val_cer"] < 1
     assert (card["metrics"]["val_wer"], card["metrics"]["val_cer"]) == (metrics["val_wer"], metrics["val_cer"])
     assert card["metrics"]["val_loss"] == pytest.approx(metrics["val_loss"], rel=1e-5)
+
+
+class CtrlC(Callback):
+    """Sends this process a SIGINT at a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+        if trainer.global_step == self.step:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_an_interrupted_run_ends_as_one_that_was_not(step: int, write_manifest: WriteManifest, tmp_path: Path) -> None:
+    one_by_one = ("data.batch_seconds=null", "data.batch_size=1", "trainer.max_epochs=3", "augment=all")
+    config = small(write_manifest(), *one_by_one)
+    whole = run(config, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        fit(config, Runtime(run_dir=tmp_path / "run", progress=False, callbacks=[CtrlC(step)]))
+    config.exp_manager.resume_if_exists = True
+    assert run(config, tmp_path / "run").metrics == whole.metrics
 
 
 def test_a_run_may_be_measured_in_steps_alone(write_manifest: WriteManifest, tmp_path: Path) -> None:

@@ -58,7 +58,9 @@ class Net(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.parameters(), 1e-2)
-        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.97)
+        # As models with a schedule do; where the run has epochs, this makes the loader before its state is known.
+        gamma = 0.8 ** (1 / self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def train_dataloader(self) -> DataLoader:
