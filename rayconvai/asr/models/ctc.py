@@ -24,7 +24,7 @@ from rayconvai.core.build import build
 from rayconvai.core.model import Model
 from rayconvai.core.typecheck import trace
 from rayconvai.data.audio import read_audio
-from rayconvai.errors import InfeasibleError
+from rayconvai.errors import GraphError, InfeasibleError
 from rayconvai.tokenizers import Tokenizer, load_tokenizer
 
 NUM_SAMPLES = 6
@@ -59,6 +59,11 @@ class CTCModel(Model):
         spec_augment: SpecAugment | None = None,
     ) -> None:
         super().__init__()
+        if decoder.num_classes != tokenizer.vocab_size + 1:
+            raise GraphError(
+                f"decoder ({type(decoder).__name__}) has {decoder.num_classes} classes, but the tokenizer's "
+                f"{tokenizer.vocab_size} tokens and the blank make {tokenizer.vocab_size + 1}"
+            )
         self.preprocessor, self.encoder, self.decoder = preprocessor, encoder, decoder
         self.tokenizer, self.spec_augment = tokenizer, spec_augment
         self.loss = CTCLoss(blank_id=decoder.blank_id)

@@ -151,12 +151,16 @@ def test_wrong_config_is_refused(section: str, key: str, message: str) -> None:
         build_model(node, tokenizer=CharTokenizer.train(["hello"]))
 
 
-def test_parts_that_do_not_fit_are_found_without_a_batch() -> None:
-    with pytest.raises(GraphError, match="80"):
+@pytest.mark.parametrize(
+    ("mels", "classes", "message"),
+    [pytest.param(80, 4, r"D:64.*D:80", id="features"), pytest.param(64, 9, "9 classes, but .* make 4", id="tokens")],
+)
+def test_parts_that_do_not_fit_are_found_without_a_batch(mels: int, classes: int, message: str) -> None:
+    with pytest.raises(GraphError, match=message):
         CTCModel(
-            preprocessor=LogMel(num_mels=80),
+            preprocessor=LogMel(num_mels=mels),
             encoder=ConformerEncoder(in_features=64, d_model=16, num_heads=2, num_layers=1),
-            decoder=CTCDecoder(in_features=16, num_classes=4),
+            decoder=CTCDecoder(in_features=16, num_classes=classes),
             tokenizer=CharTokenizer("abc"),
         )
 
