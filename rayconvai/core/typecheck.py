@@ -146,8 +146,10 @@ def _wrap(method: Method, check: typecheck) -> Method:
         return typed
 
     typed = bind(method, check, _run, torch.compiler.is_compiling)
+    # torch.compile counts recompilations by code object: all typed methods of a process must not share one.
+    code = typed.__code__.replace(co_name=method.__name__)
     # TorchScript compiles the source of the method (found by __wrapped__), but looks up names in the wrapper.
-    in_scope = FunctionType(typed.__code__, _scope(method), method.__name__, None, typed.__closure__)
+    in_scope = FunctionType(code, _scope(method), method.__name__, None, typed.__closure__)
     return cast(Method, functools.update_wrapper(in_scope, method))
 
 

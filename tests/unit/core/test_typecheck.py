@@ -522,6 +522,22 @@ def test_compiled_code_has_no_checks() -> None:
     assert not hasattr(module(torch.zeros(2, 5, 8), torch.zeros(7))[0], "neural_type")
 
 
+def test_any_number_of_typed_modules_can_be_compiled() -> None:
+    def scaled() -> type[NeuralModule]:
+        class Scaled(NeuralModule):
+            input_types = {"x": VECTOR}
+
+            @typecheck()
+            def forward(self, x: Tensor) -> Tensor:
+                return 2 * x
+
+        return Scaled
+
+    for _ in range(torch._dynamo.config.recompile_limit + 2):
+        module = torch.compile(scaled()(), backend="eager", fullgraph=True)
+        assert module(x=torch.ones(2)).tolist() == [2, 2]
+
+
 def thrice(x: Tensor) -> Tensor:
     return x * 3
 
