@@ -29,25 +29,46 @@ class MetricSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpec:
-    name: Literal["random", "grid", "optuna"] = "optuna"
-    """optuna is its TPE sampler."""
+    name: Literal["random", "grid", "quasirandom", "optuna"] = "optuna"
+    """quasirandom is a scrambled Sobol sequence."""
     seed: int = 0
+    sampler: Literal["tpe", "gp", "cmaes", "nsga2"] | None = None
+    """Optuna's; None: tpe for one metric, nsga2 for several."""
+    multivariate: bool = False
+    """TPE looks at the keys together, not one by one."""
+    population: int = 50
+    """Of NSGA-II's generations."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerSpec:
-    name: Literal["none", "asha"] = "asha"
+    name: Literal["none", "asha", "hyperband", "median", "pbt"] = "asha"
     grace: int = 1
-    """Epochs that every trial may have before it can be stopped."""
+    """asha, hyperband, median: epochs that every trial may have before it can be stopped."""
     reduction: float = 3
-    """Of the trials that reach a rung, one in so many goes on."""
+    """asha, hyperband: of the trials that reach a rung, one in so many goes on."""
+    interval: int = 1
+    """pbt: epochs from one exploit to the next."""
+    quantile: float = 0.25
+    """pbt: this share of the trials, the worst, takes over from the same share of the best."""
+    resample: float = 0.25
+    """pbt: how often a key is drawn anew; else a number is changed by a fifth, an option to its neighbour."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetSpec:
+    """When a sweep ends: at the first of these. A larger one goes on with a sweep that has ended."""
+
     trials: int | None = None
-    """None: all points of a grid."""
+    """None: all points of a grid. Each repeat of a point is a trial."""
+    epochs: int | None = None
+    """Of a trial: trainer.max_epochs. None: as the recipe says."""
     hours: float | None = None
+    gpu_hours: float | None = None
+    target: float | None = None
+    """Ends the sweep when a trial's metric is this good."""
+    plateau: int | None = None
+    """Ends the sweep when so many trials have ended since the best one improved."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,24 +83,65 @@ class ResourcesSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PricesSpec:
+    """What an hour costs."""
+
+    cpu_hour: float = 0
+    gpu_hour: float = 0
+    currency: str = "USD"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointsSpec:
+    """What is kept of the trials that have ended; a running one keeps its best and its last."""
+
+    keep: int = 5
+    """The best so many trials keep their checkpoints."""
+    gigabytes: float | None = None
+    """The most that the checkpoints of the sweep may take; the worst trials' go first."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SweepSpec:
     """A whole sweep file."""
 
     name: str
     recipe: str
-    space: dict[str, Scalar]
-    """Config key or config group -> an expression of the grammar in space.py, or one fixed value."""
+    space: dict[str, Scalar | dict[str, Any]]
+    """Config key or config group -> an expression of the grammar in space.py, one fixed value, or
+    ``{when: {KEY: VALUE or [VALUES]}, is: EXPRESSION}``."""
     metric: MetricSpec
+    more_metrics: list[MetricSpec] = field(default_factory=list)
+    """Looked for together with ``metric`` by a search of several; it alone ranks the trials and ends them early."""
+    constraints: list[str] = field(default_factory=list)
+    """Each is to hold for every point: ``model.encoder.d_model % model.encoder.num_heads == 0``."""
+    points: list[dict[str, Any]] = field(default_factory=list)
+    """Tried first. Keys that a point leaves out are drawn."""
+    warm_start: list[str] = field(default_factory=list)
+    """Directories of other sweeps, whose results the search is told."""
     overrides: list[str] = field(default_factory=list)
     config_dirs: list[str] = field(default_factory=list)
     """Where recipes and groups are looked for, besides rayconvai's own."""
     search: SearchSpec = field(default_factory=SearchSpec)
     scheduler: SchedulerSpec = field(default_factory=SchedulerSpec)
+    repeats: int = 1
+    """Trials of each point, every one with a seed of its own; points are ranked by their mean."""
     budget: BudgetSpec = field(default_factory=BudgetSpec)
     resources: ResourcesSpec = field(default_factory=ResourcesSpec)
+    checkpoints: CheckpointsSpec = field(default_factory=CheckpointsSpec)
+    prices: PricesSpec = field(default_factory=PricesSpec)
     storage: str = "runs"
     max_retries: int = 2
     """How often a trial whose process or node died is started again."""
+    timeout: float | None = None
+    """Seconds without a report after which a trial hangs: it is started again. None: never."""
+    give_up_after: int = 3
+    """When the first so many trials all fail for one reason, the sweep stops."""
+
+    @property
+    def metrics(self) -> list[MetricSpec]:
+        """All that are looked for; the first ranks."""
+        return [self.metric, *self.more_metrics]
 
     @property
     def directory(self) -> Path:
@@ -259,24 +321,43 @@ def _check(file: SweepFile) -> None:
         raise SweepError(f"{file.at('name')}: name {spec.name!r} is to be a directory: letters, digits, '-', '_', '.'")
     if not spec.space:
         raise SweepError(f"{file.at('space')}: space is empty; name at least one key that varies")
-    bounds: list[tuple[str, float | None, float]] = [
-        ("budget.trials", spec.budget.trials, 1),
-        ("resources.concurrent", spec.resources.concurrent, 1),
-        ("resources.gpus", spec.resources.gpus, 0),
-        ("scheduler.grace", spec.scheduler.grace, 1),
-        ("max_retries", spec.max_retries, 0),
-    ]
-    for key, value, low in bounds:
+    at_least: dict[str, tuple[float | None, float]] = {
+        "budget.trials": (spec.budget.trials, spec.repeats),
+        "budget.epochs": (spec.budget.epochs, 1),
+        "budget.plateau": (spec.budget.plateau, 1),
+        "resources.concurrent": (spec.resources.concurrent, 1),
+        "resources.gpus": (spec.resources.gpus, 0),
+        "scheduler.grace": (spec.scheduler.grace, 1),
+        "scheduler.interval": (spec.scheduler.interval, 1),
+        "search.population": (spec.search.population, 2),
+        "checkpoints.keep": (spec.checkpoints.keep, 1),
+        "prices.cpu_hour": (spec.prices.cpu_hour, 0),
+        "prices.gpu_hour": (spec.prices.gpu_hour, 0),
+        "repeats": (spec.repeats, 1),
+        "max_retries": (spec.max_retries, 0),
+        "give_up_after": (spec.give_up_after, 1),
+    }
+    for key, (value, low) in at_least.items():
         if value is not None and value < low:
             raise SweepError(f"{file.at(key)}: {key} is {value:g}, less than {low:g}")
-    above: list[tuple[str, float | None, float]] = [
-        ("budget.hours", spec.budget.hours, 0),
-        ("resources.cpus", spec.resources.cpus, 0),
-        ("scheduler.reduction", spec.scheduler.reduction, 1),
-    ]
-    for key, value, low in above:
+    above: dict[str, tuple[float | None, float]] = {
+        "budget.hours": (spec.budget.hours, 0),
+        "budget.gpu_hours": (spec.budget.gpu_hours, 0),
+        "resources.cpus": (spec.resources.cpus, 0),
+        "checkpoints.gigabytes": (spec.checkpoints.gigabytes, 0),
+        "scheduler.reduction": (spec.scheduler.reduction, 1),
+        "timeout": (spec.timeout, 0),
+    }
+    for key, (value, low) in above.items():
         if value is not None and not value > low:
             raise SweepError(f"{file.at(key)}: {key} is {value:g}; it must be more than {low:g}")
+    for key, share, high in (
+        ("scheduler.quantile", spec.scheduler.quantile, 0.5),
+        ("scheduler.resample", spec.scheduler.resample, 1),
+    ):
+        if not 0 <= share <= high:
+            raise SweepError(f"{file.at(key)}: {key} is {share:g}; it is a share between 0 and {high:g}")
+    _check_belonging(file)
     if "://" in spec.storage:
         raise SweepError(f"{file.at('storage')}: storage {spec.storage} is a bucket; use a local or NFS path")
     if in_ray_job() and not Path(spec.storage).expanduser().is_absolute():
@@ -284,3 +365,37 @@ def _check(file: SweepFile) -> None:
             f"{file.at('storage')}: storage {spec.storage!r} is relative, and a Ray job's working directory is "
             "temporary; give an absolute path that all nodes see"
         )
+
+
+_OF_SCHEDULERS = {
+    "grace": ("asha", "hyperband", "median"), "reduction": ("asha", "hyperband"),
+    "interval": ("pbt",), "quantile": ("pbt",), "resample": ("pbt",),
+}  # fmt: skip
+
+
+def _check_belonging(file: SweepFile) -> None:
+    """Refuse keys that nothing would read, and parts that do not go together."""
+    spec = file.spec
+    search, scheduler = spec.search, spec.scheduler
+    unread = {
+        **{f"scheduler.{key}": scheduler.name not in names for key, names in _OF_SCHEDULERS.items()},
+        "search.sampler": search.name != "optuna",
+        "search.multivariate": (search.name, search.sampler or "tpe") != ("optuna", "tpe") or bool(spec.more_metrics),
+        "search.population": (search.name, search.sampler or "nsga2") != ("optuna", "nsga2"),
+        "budget.gpu_hours": not spec.resources.gpus,
+    }
+    for key, nothing in unread.items():
+        if nothing and key in file.places:
+            reader = {"scheduler": scheduler.name, "search": f"{search.name} {search.sampler or ''}".strip()}
+            by = reader.get(key.partition(".")[0], "a sweep without resources.gpus")
+            raise SweepError(f"{file.at(key)}: {key} means nothing to {by}; take it out")
+    if spec.more_metrics and search.name == "optuna" and search.sampler not in (None, "nsga2"):
+        raise SweepError(
+            f"{file.at('search.sampler')}: {search.sampler} looks for one metric; for several leave the sampler out "
+            "or name nsga2"
+        )
+    if scheduler.name == "pbt":
+        if spec.repeats > 1:
+            raise SweepError(f"{file.at('repeats')}: pbt trials take over from each other; repeats must be 1")
+        if spec.budget.trials is None or spec.budget.trials < 4:
+            raise SweepError(f"{file.at('budget.trials')}: budget.trials is pbt's population; give it at least 4")
