@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rayconvai.sweep.display import trial_table
 from rayconvai.sweep.journal import read_journal
+from rayconvai.sweep.show import trial_table
 from rayconvai.sweep.spec import MetricSpec
 
 

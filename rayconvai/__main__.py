@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import runpy
 import sys
 from pathlib import Path
@@ -13,6 +14,9 @@ USAGE = """usage: python -m rayconvai COMMAND ...
 commands:
   train       train one model:    train --config-name asr/conformer_ctc [KEY=VALUE ...]
   sweep       train many:         sweep sweeps/asr.yaml [KEY=VALUE ...] [--dry-run]
+  status      how it stands:      status runs/asr [--trials]
+  promote     the best of it:     promote runs/asr [--top N] [--average K] [--retrain]
+  replay      a trial anew:       replay runs/asr [t0003]
   transcribe  speech to text:     transcribe ARTEFACT FILE [FILE ...]
 
 Errors are one line; --debug shows where they come from.
@@ -30,7 +34,10 @@ def main() -> int:
         return 0
     if command == "transcribe":
         return transcribe(arguments)
-    hint = nearest(command, (*MODULES, "transcribe"))
+    if command in ("status", "promote", "replay"):
+        status: int = importlib.import_module(f"rayconvai.sweep.{command}").main(arguments)
+        return status
+    hint = nearest(command, (*MODULES, "status", "promote", "replay", "transcribe"))
     raise ConfigError(f"there is no command {command!r}{hint}; see: python -m rayconvai --help")
 
 

@@ -8,8 +8,8 @@ from types import ModuleType
 from rayconvai.errors import ConfigError
 
 
-def require(module: str, *, extra: str) -> ModuleType:
-    """Import ``module``, or say which extra brings it.
+def require(module: str, *, extra: str = "") -> ModuleType:
+    """Import ``module``, or say how it is installed: by itself, or with one of our extras.
 
     Raises:
         ConfigError: the module is not installed.
@@ -17,7 +17,8 @@ def require(module: str, *, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ConfigError(f"{module} is not installed; run: pip install 'rayconvai[{extra}]'") from error
+        package = f"'rayconvai[{extra}]'" if extra else module
+        raise ConfigError(f"{module} is not installed; run: pip install {package}") from error
 
 
 def import_named(module: str, *, where: str) -> ModuleType:

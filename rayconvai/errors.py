@@ -54,7 +54,11 @@ class StorageError(RayconvaiError, OSError):
 
 
 class SweepError(RayconvaiError, ValueError):
-    """A sweep file, space, or sweep directory that cannot be used."""
+    """A sweep file, space, or sweep directory that cannot be used; ``key`` is the file's key at fault, if known."""
+
+    def __init__(self, message: str, *, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class InfeasibleError(RayconvaiError, RuntimeError):

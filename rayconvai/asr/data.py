@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+
 from rayconvai.asr.ctc import FrameRate, frames_needed
-from rayconvai.asr.dataset import SpeechDataset, Waveform
+from rayconvai.asr.dataset import SpeechBatch, SpeechDataset, Waveform
 from rayconvai.core.data_module import DataModule
 from rayconvai.core.model import Model
 from rayconvai.data.corpus import Corpus, Splits
@@ -116,6 +118,28 @@ class SpeechData(DataModule):
             augment = self.augment if name == "train" else ()
             self._datasets[name] = SpeechDataset(usable, tokenizer, rate, augment, self.seed)
 
+    def bound_by(self, model: Model) -> FrameRate:
+        recognizer: CTCModel = model  # type: ignore[assignment]
+        return recognizer.frame_rate
+
+    def largest_batch(self) -> tuple[SpeechBatch, float]:
+        """No sound is read; augmentation may make the real one longer."""
+        dataset = self.dataset("train")
+        sampler = self._sampler(dataset, shuffle=True)
+        batches = sampler.plan(epoch=0)
+        seconds = [float(sampler.durations[batch].max()) * len(batch) for batch in batches]
+        rows = batches[seconds.index(max(seconds))]
+        count, rate = len(rows), dataset.rate.sample_rate
+        tokens = max(len(dataset.tokenizer.encode(dataset.manifest[int(row)].text)) for row in rows)
+        batch = SpeechBatch(
+            audio=torch.empty(count, int(max(sampler.durations[rows]) * rate)),
+            audio_lengths=torch.empty(count, dtype=torch.int64),
+            tokens=torch.empty(count, tokens, dtype=torch.int64),
+            token_lengths=torch.empty(count, dtype=torch.int64),
+            indices=torch.empty(count, dtype=torch.int64),
+        )
+        return batch, sum(seconds) / max(seconds)
+
     def fingerprint(self) -> dict[str, Any]:
         return {name: manifest.fingerprint() for name, manifest in self.splits.items()}
 
@@ -148,17 +172,8 @@ class SpeechData(DataModule):
         return self._loader("test", shuffle=False)
 
     def _loader(self, split: str, *, shuffle: bool) -> StatefulLoader:
-        dataset, trainer = self.dataset(split), self.trainer
-        sampler = DurationBatchSampler(
-            dataset.manifest.durations,
-            batch_seconds=self.batch_seconds,
-            batch_size=self.batch_size,
-            num_buckets=self.num_buckets,
-            shuffle=shuffle,
-            seed=self.seed,
-            rank=trainer.global_rank if trainer else 0,
-            world_size=trainer.world_size if trainer else 1,
-        )
+        dataset = self.dataset(split)
+        sampler = self._sampler(dataset, shuffle=shuffle)
         _log.info(
             "%s: %d utterances, %.2f h, %d batches, %.1f %% padding",
             split, len(dataset), dataset.manifest.hours, len(sampler), 100 * sampler.padding_ratio(),
@@ -168,6 +183,19 @@ class SpeechData(DataModule):
             batch_sampler=sampler,
             collate_fn=dataset.collate_fn,
             num_workers=self.num_workers,
+        )
+
+    def _sampler(self, dataset: SpeechDataset, *, shuffle: bool) -> DurationBatchSampler:
+        trainer = self.trainer
+        return DurationBatchSampler(
+            dataset.manifest.durations,
+            batch_seconds=self.batch_seconds,
+            batch_size=self.batch_size,
+            num_buckets=self.num_buckets,
+            shuffle=shuffle,
+            seed=self.seed,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
         )
 
 

@@ -65,9 +65,10 @@ class LogMel(NeuralModule):
         self.sample_rate, self.num_features = sample_rate, num_mels
         self.n_fft, self.win_length, self.hop_length = n_fft, win_length, hop_length
         self.dither, self.preemphasis, self.normalize = dither, preemphasis, normalize
-        filters_FD = melscale_fbanks(
-            n_fft // 2 + 1, 0.0, sample_rate / 2, num_mels, sample_rate, norm="slaney", mel_scale="slaney"
-        )
+        with torch.device("cpu"):  # it looks at values, which a model built on the meta device does not have
+            filters_FD = melscale_fbanks(
+                n_fft // 2 + 1, 0.0, sample_rate / 2, num_mels, sample_rate, norm="slaney", mel_scale="slaney"
+            )
         self.window_N: Tensor
         self.filters_FD: Tensor
         self.register_buffer("window_N", torch.hann_window(win_length), persistent=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningDataModule
@@ -34,6 +34,16 @@ class DataModule(LightningDataModule, ABC):
     @abstractmethod
     def bind(self, model: Model) -> None:
         """Take from the model what its batches must fit: the tokenizer, the sample rate."""
+
+    def bound_by(self, model: Model) -> Hashable:
+        """Return what ``bind`` takes from a model: of models that give the same, one is enough to check the data by."""
+        return model
+
+    def largest_batch(self) -> tuple[Any, float]:
+        """Return a batch as large as the largest in training, to estimate memory and time by, and how many such batches
+        an epoch amounts to. Shapes and types count, not values. Called after ``bind``."""
+        loader = self.train_dataloader()
+        return next(iter(loader)), len(loader)
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch import Tensor
 from typing_extensions import Self
 
 from rayconvai.core.artefact import read_artefact, write_artefact
@@ -18,7 +19,7 @@ from rayconvai.core.build import build
 from rayconvai.core.module import NeuralModule
 from rayconvai.core.optim import build_optimizer
 from rayconvai.core.schedules import lightning_schedule
-from rayconvai.errors import ArtefactError, ConfigError, RayconvaiError, out_of_memory_is_infeasible
+from rayconvai.errors import ArtefactError, ConfigError, RayconvaiError, nearest, out_of_memory_is_infeasible
 
 
 class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says what freeze and unfreeze do
@@ -58,9 +59,31 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
         return {}
 
     @classmethod
+    def unlogged(cls, metric: str) -> str:
+        """Say why nothing can be ranked by a metric; empty if the model logs it in training."""
+        names = cls.ranking_names()
+        if metric in names:
+            return ""
+        return f"is not logged by {cls.__name__} in training{nearest(metric, names)}; it logs: {', '.join(names)}"
+
+    @classmethod
     def ranking_names(cls) -> list[str]:
         """Return the metrics that a training logs: checkpoints and trials can be ranked by one of them."""
         return [name for name in cls.metric_names if not name.startswith("test_")]
+
+    def seen(self, batch: Any) -> Mapping[str, int | float | Tensor]:
+        """Return how much a training batch holds, by unit (``audio_seconds``, ``tokens``), for the cost of a trial.
+
+        Called for each batch: a tensor may stay on its device, so that nobody waits for it.
+        """
+        return {}
+
+    def dry_step(self, batch: Any) -> Any:
+        """Compute a loss as ``training_step`` does, from tensors without values: what it takes is then known.
+
+        A model whose training step looks at values leaves that part out here.
+        """
+        return self.training_step(batch, 0)
 
     def set_optimization(self, optim: Mapping[str, Any], schedule: Mapping[str, Any] | None) -> None:
         """Choose the optimizer and the learning-rate schedule for training: their config sections."""

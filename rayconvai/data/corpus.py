@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from rayconvai.data.cache import cache_root, make_once
 from rayconvai.data.manifest import Manifest
 from rayconvai.errors import ConfigError, DataError
 
@@ -69,6 +72,43 @@ class ManifestCorpus:
         assert self.dev is not None
         test = None if self.test is None else _open("test", self.test)
         return Splits(_open("train", self.train), _open("dev", self.dev), test)
+
+
+class TrainAndDev:
+    """Another corpus whose dev utterances are trained on too: for a last training, when dev has chosen all it had to.
+
+    Dev stays what it was, so what is measured on it from then on says nothing. The manifest of both is written into the
+    cache, once for each pair, with absolute paths of the sounds.
+
+    Args:
+        corpus: whose train and dev to join.
+        cache_dir: where to keep the manifest; else $RAYCONVAI_CACHE, else ~/.cache/rayconvai.
+    """
+
+    def __init__(self, corpus: Corpus, cache_dir: str | Path | None = None) -> None:
+        self.corpus, self.cache_dir = corpus, cache_dir
+
+    def prepare(self) -> Splits:
+        splits = self.corpus.prepare()
+        parts = (splits.train, splits.dev)
+        identity = json.dumps([(part.fingerprint(), str(part.path.parent)) for part in parts])
+        made = cache_root(self.cache_dir) / "joined" / hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+        def make(directory: Path) -> dict[str, Any]:
+            with (directory / "train.jsonl").open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(row) + "\n" for part in parts for row in _absolute(part))
+            return {"from": [str(part.path) for part in parts]}
+
+        make_once(made, make)
+        return Splits(_open("train", made / "train.jsonl"), splits.dev, splits.test)
+
+
+def _absolute(manifest: Manifest) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a manifest as they would be read from any directory."""
+    for index, row in enumerate(manifest):
+        kept = {"audio_filepath": str(row.audio_filepath), "duration": row.duration, "text": row.text}
+        kept |= {"speaker": row.speaker} if row.speaker is not None else {}
+        yield kept | ({"offset": row.offset} if manifest.has_offset(index) else {})
 
 
 def _open(split: str, path: str | Path) -> Manifest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import netrc
 import os
@@ -24,6 +23,7 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.writer import FileWriter
 from typing_extensions import override
 
+from rayconvai._optional import require
 from rayconvai.errors import nearest
 from rayconvai.experiment.options import OptionError
 
@@ -103,9 +103,9 @@ class RunWandbLogger(WandbLogger):
     _open_run: ClassVar[Any] = None
 
     def __init__(self, directory: Path, kwargs: Mapping[str, Any], project: str) -> None:
-        _check_kwargs("wandb_logger_kwargs", kwargs, WandbLogger, _wandb().init)
+        _check_kwargs("wandb_logger_kwargs", kwargs, WandbLogger, import_wandb().init)
         offline = bool(kwargs.get("offline")) or os.environ.get("WANDB_MODE") in ("offline", "dryrun")
-        if not offline and os.environ.get("WANDB_MODE") != "disabled" and not _has_key():
+        if not offline and os.environ.get("WANDB_MODE") != "disabled" and not has_wandb_key():
             log.info("W&B: no API key, so the run is kept offline in %s/wandb; `wandb sync` sends it", directory)
             offline = True
         # wandb makes a directory `wandb` below; Lightning's `offline` would set an environment variable for good.
@@ -120,7 +120,7 @@ class RunWandbLogger(WandbLogger):
         """The W&B run."""
         if self._experiment is not None:
             return self._experiment
-        wandb = _wandb()
+        wandb = import_wandb()
         if wandb.run is not None and wandb.run is RunWandbLogger._open_run:
             # The run before in this process was not closed; Lightning would log into it.
             wandb.finish()
@@ -139,7 +139,7 @@ class RunWandbLogger(WandbLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         try:
             super().log_metrics(metrics, step)
-        except (_wandb().Error, OSError) as error:
+        except (import_wandb().Error, OSError) as error:
             log.warning("W&B did not take the metrics of step %s: %s", step, error)
 
     @rank_zero_only
@@ -224,12 +224,12 @@ class _Events:
         log.warning("TensorBoard events cannot be written to %s (%s); training goes on without", self._logdir, error)
 
 
-def _wandb() -> Any:
+def import_wandb() -> Any:
     # Its import takes as long as the start of a small run; only runs that ask for it pay for it.
-    return importlib.import_module("wandb")
+    return require("wandb")
 
 
-def _has_key() -> bool:
+def has_wandb_key() -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
     path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()

@@ -23,7 +23,8 @@ from rayconvai.experiment.interrupt import Interrupted
 from rayconvai.experiment.layout import RunLayout, write_atomically
 from rayconvai.experiment.resume import EpochMeans
 
-_OF_A_LINE = ("kind", "step", "epoch", "time")
+OF_A_LINE = ("kind", "step", "epoch", "time")
+"""What each line has besides its metrics."""
 
 
 class MetricsRecord(Logger):
@@ -47,6 +48,8 @@ class MetricsRecord(Logger):
         self.validated: dict[str, Any] = {}
         """What the validations since the last epoch line logged."""
         self.validation_names: set[str] = set()
+        self.last_epoch: dict[str, Any] | None = None
+        """The line of the last epoch that ended."""
         self._file: IO[str] | None = None
         self._last: dict[str, Any] = {}
         self._last_at = 0
@@ -96,7 +99,7 @@ class MetricsRecord(Logger):
         line = {**(self._last if same else {}), **line}
         # A metric logged by step and by epoch gets Lightning's suffixes; the kind of the line says the same.
         suffix = "_step" if self.kind == "step" else "_epoch"
-        named = {name.removesuffix(suffix): value for name, value in metrics.items() if name not in _OF_A_LINE}
+        named = {name.removesuffix(suffix): value for name, value in metrics.items() if name not in OF_A_LINE}
         line.update({name: _number(value) for name, value in named.items()})
         try:
             file = self._open()
@@ -108,6 +111,8 @@ class MetricsRecord(Logger):
             file.flush()
             if not same and self.kind in self.lines:
                 self.lines[self.kind] += 1
+            if self.kind == "epoch":
+                self.last_epoch = line
         except OSError as error:
             raise _not_written(self.layout.metrics, error) from error
 
@@ -164,13 +169,15 @@ class RecordEpochs(Callback):
     def state_dict(self) -> dict[str, Any]:
         record = self.record
         validated = {name: float(value) for name, value in record.validated.items()}
-        return {"step": self._step, "ended": self._ended, "lines": dict(record.lines), "validated": validated}
+        position = {"step": self._step, "ended": self._ended, "lines": dict(record.lines)}
+        return {**position, "validated": validated, "last_epoch": record.last_epoch}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._saved, self._step, self._ended = state_dict, state_dict["step"], state_dict["ended"]
         self.record.validated = dict(state_dict["validated"])
         self.record.validation_names.update(self.record.validated)
+        self.record.last_epoch = state_dict.get("last_epoch")  # older checkpoints have none
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -48,12 +48,14 @@ def cluster(resources: ResourcesSpec) -> Iterator[None]:
         environment["RAY_AUTH_MODE"] = "disabled"
         # Ray would give its workers, that is the trials, what other processes leave.
         environment["RAY_worker_niceness"] = "0"
+        # A local Ray that has died does not come back: nobody is to wait a minute for it.
+        environment["RAY_gcs_rpc_server_reconnect_timeout_s"] = "10"
     before = {name: os.environ.get(name) for name in environment}
     ours = not ray.is_initialized()
     try:
         for name, value in environment.items():
             os.environ.setdefault(name, value)
-        logging.getLogger("ray.tune").setLevel(logging.ERROR)
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         if ours:
             _join()
         _check_room(resources)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,11 @@ class Domain(ABC):
     """The values that one key of a space may take."""
 
     @abstractmethod
+    def at(self, share: float) -> Value:
+        """Return the value below which this share, from 0 to less than 1, of all draws lies."""
+
     def sample(self, rng: np.random.Generator) -> Value:
-        """Draw one value."""
+        return self.at(rng.random())
 
     @abstractmethod
     def contains(self, value: Value) -> bool:
@@ -58,11 +62,11 @@ class Choice(Domain):
 
     options: tuple[Value, ...]
 
-    def sample(self, rng: np.random.Generator) -> Value:
-        return self.options[int(rng.integers(len(self.options)))]
+    def at(self, share: float) -> Value:
+        return self.options[int(share * len(self.options))]
 
     def contains(self, value: Value) -> bool:
-        return any(type(value) is type(option) and value == option for option in self.options)
+        return any(same(value, option) for option in self.options)
 
     def corners(self) -> tuple[Value, ...]:
         return self.options
@@ -75,7 +79,7 @@ class Choice(Domain):
         return CategoricalDistribution(range(len(self.options)))
 
     def encode(self, value: Value) -> int:
-        return next(i for i, option in enumerate(self.options) if type(value) is type(option) and value == option)
+        return next(index for index, option in enumerate(self.options) if same(value, option))
 
     def decode(self, value: Value) -> Value:
         return self.options[int(value)]
@@ -103,12 +107,12 @@ class Int(Domain):
     log: bool = False
     step: int = 1
 
-    def sample(self, rng: np.random.Generator) -> int:
+    def at(self, share: float) -> int:
         if self.log:
             # Bins of equal width around the integers, so that both ends get their share.
-            drawn = math.exp(rng.uniform(math.log(self.low - 0.5), math.log(self.high + 0.5)))
+            drawn = math.exp(_between(math.log(self.low - 0.5), math.log(self.high + 0.5), share))
             return min(max(round(drawn), self.low), self.high)
-        return self.low + self.step * int(rng.integers((self.high - self.low) // self.step + 1))
+        return self.low + self.step * int(share * ((self.high - self.low) // self.step + 1))
 
     def contains(self, value: Value) -> bool:
         return type(value) is int and self.low <= value <= self.high and (value - self.low) % self.step == 0
@@ -135,13 +139,13 @@ class Float(Domain):
     log: bool = False
     step: float | None = None
 
-    def sample(self, rng: np.random.Generator) -> float:
+    def at(self, share: float) -> float:
         if self.step is not None:
-            return self._at(int(rng.integers(self._steps + 1)))
+            return self._at(int(share * (self._steps + 1)))
         if self.log:
-            drawn = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+            drawn = math.exp(_between(math.log(self.low), math.log(self.high), share))
             return min(max(drawn, self.low), self.high)
-        return float(rng.uniform(self.low, self.high))
+        return _between(self.low, self.high, share)
 
     def contains(self, value: Value) -> bool:
         if type(value) is not float or not self.low <= value <= self.high:
@@ -168,3 +172,45 @@ class Float(Domain):
     def _at(self, index: int) -> float:
         assert self.step is not None
         return min(round(self.low + index * self.step, 12), self.high)  # 0.1 + 2 * 0.1 is to be 0.3
+
+
+@dataclass(frozen=True)
+class Normal(Domain):
+    """Numbers around ``mean``; Optuna searches their quantiles, which have ends."""
+
+    mean: float
+    sd: float
+
+    def at(self, share: float) -> float:
+        return NormalDist(self.mean, self.sd).inv_cdf(min(max(share, _TAIL), 1 - _TAIL))
+
+    def contains(self, value: Value) -> bool:
+        return type(value) is float and math.isfinite(value)
+
+    def corners(self) -> tuple[float, float]:
+        return self.mean - 2 * self.sd, self.mean + 2 * self.sd
+
+    def values(self) -> None:
+        return None
+
+    def distribution(self) -> BaseDistribution:
+        return FloatDistribution(0, 1)
+
+    def encode(self, value: Value) -> float:
+        return NormalDist(self.mean, self.sd).cdf(value)
+
+    def decode(self, value: Value) -> float:
+        return self.at(value)
+
+
+_TAIL = 1e-12
+"""No value lies further out than this quantile: about seven standard deviations."""
+
+
+def same(one: Value, other: Value) -> bool:
+    """Tell whether two values are equal, and of one type: 1, 1.0 and true are three options."""
+    return type(one) is type(other) and bool(one == other)
+
+
+def _between(low: float, high: float, share: float) -> float:
+    return low + share * (high - low)

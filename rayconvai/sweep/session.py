@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import yaml
 from rich.console import Console
@@ -15,14 +14,22 @@ from rich.console import Console
 from rayconvai.errors import SweepError
 from rayconvai.experiment.layout import write_atomically
 from rayconvai.sweep.address import in_ray_job
-from rayconvai.sweep.display import Display, trial_table
-from rayconvai.sweep.driver import Sweep, recall, run_sweep
-from rayconvai.sweep.journal import ENDED, Journal, SweepState
+from rayconvai.sweep.display import Display
+from rayconvai.sweep.driver import run_sweep
+from rayconvai.sweep.engine import Engine, recall
+from rayconvai.sweep.identity import check_identity, identity
+from rayconvai.sweep.journal import Journal
+from rayconvai.sweep.pbt import Pbt
 from rayconvai.sweep.plan import Plan, plan_sweep, trial_overrides
 from rayconvai.sweep.promote import promote
+from rayconvai.sweep.retention import Retention
+from rayconvai.sweep.scheduler import Asha, HyperBand, Median, Scheduler
 from rayconvai.sweep.search import build_searcher
+from rayconvai.sweep.show import trial_table
 from rayconvai.sweep.spec import SweepFile, SweepSpec
-from rayconvai.sweep.trial import TrialSettings
+from rayconvai.sweep.state import ENDED, SweepState
+from rayconvai.sweep.trial import TrialSettings, take_over
+from rayconvai.sweep.warm import read_warmth
 
 
 def check(file: SweepFile, console: Console, *, show: bool) -> Plan:
@@ -31,8 +38,8 @@ def check(file: SweepFile, console: Console, *, show: bool) -> Plan:
         plan = plan_sweep(file)
     if show and not plan.problems:
         console.print(plan.table())
-        trials = f"{plan.total} trials" if plan.total else "trials until the time is over"
-        console.print(f"{trials}; {plan.composed} points composed and checked", highlight=False)
+        for line in plan.summary():
+            console.print(line, highlight=False, soft_wrap=True)
     for line in plan.warnings:
         print(f"warning: {line}", file=sys.stderr)
     for line in plan.problems:
@@ -40,40 +47,61 @@ def check(file: SweepFile, console: Console, *, show: bool) -> Plan:
     return plan
 
 
-def run_session(file: SweepFile, plan: Plan, identity: dict[str, Any], console: Console) -> int:
+def run_session(file: SweepFile, plan: Plan, console: Console) -> int:
     """Run what is left of a sweep, show its trials and promote the best; return the exit status.
 
     Raises:
-        SweepError: another driver is at work on it, no node can hold a trial, or no trial gave a result.
+        SweepError: another driver is at work on it, it is another sweep, no node can hold a trial, or no trial gave a
+            result.
         StorageError: its directory cannot be written.
     """
     spec, directory = file.spec, file.spec.directory
     with Journal(directory) as journal:
         state = journal.state
+        known = identity(spec, plan.base, plan.max_epochs)
+        check_identity(state, spec, known)
         if state.trials:
-            ended, known = state.count(*ENDED), len(state.trials)
-            console.print(f"going on with {directory}: {ended} of {known} trials have ended", soft_wrap=True)
-        journal.open(identity, dataclasses.asdict(spec))
+            ended = state.count(*ENDED)
+            console.print(
+                f"going on with {directory}: {ended} of {len(state.trials)} trials have ended", soft_wrap=True
+            )
+        earlier = (state.closed, state.identity.get("epochs"))
+        journal.open(known, dataclasses.asdict(spec))
         write_atomically(directory / "sweep.yaml", yaml.safe_dump(dataclasses.asdict(spec), sort_keys=False))
         points = [dataclasses.asdict(point) for point in plan.points]
         write_atomically(directory / "plan.json", json.dumps(points, indent=1))
-        searcher = build_searcher(spec.search, plan.space, spec.metric.mode)
-        sweep = Sweep(spec, journal, searcher, _settings(file), plan.max_epochs, plan.total)
-        recall(sweep)
-        reason = run_sweep(sweep, Display(state, spec.metric, plan.total, console))
+        settings = _settings(file)
+        _reopen(journal, plan, settings, *earlier, console)
+        _warm_up(journal, spec, plan, console)
+        searcher = build_searcher(spec, plan.space)
+        recall(searcher, spec, state)
+        engine = Engine(
+            spec,
+            journal,
+            searcher,
+            _scheduler(spec, plan),
+            seeds=range(plan.base.seed, plan.base.seed + spec.repeats),
+            take_over=lambda member, donor, epoch: take_over(settings.run_dir(donor), settings.run_dir(member), epoch),
+            listeners=[],
+        )
+        with Display(state, spec.metric, engine.total, console) as display:
+            retention = Retention(directory, state, spec)
+            engine.listeners = [display, retention]
+            reason = run_sweep(engine, settings)
+            retention.finish()
+        journal.append("close", reason=reason)
         console.print(trial_table(state.ranked(spec.metric.name, spec.metric.mode), spec.metric))
-        if reason == "interrupted":
-            console.print("interrupted; the same command goes on from here", highlight=False)
-            return 130
-        if reason == "budget.hours":
-            console.print(f"stopped after {spec.budget.hours:g} hours (budget.hours)", highlight=False)
-        if not any(trial.best(spec.metric.name, spec.metric.mode) for trial in state.trials.values()):
-            raise SweepError(_nothing_worked(state))
-        _promote(state, spec, console)
-    return 0
+        return _finish(state, spec, reason, console)
 
 
-def _promote(state: SweepState, spec: SweepSpec, console: Console) -> None:
+def _finish(state: SweepState, spec: SweepSpec, reason: str, console: Console) -> int:
+    if reason == "interrupted":
+        console.print("interrupted; the same command goes on from here", highlight=False)
+        return 130
+    if reason == "failed" or not any(trial.best(spec.metric.name, spec.metric.mode) for trial in state.trials.values()):
+        raise SweepError(_nothing_worked(state))
+    if reason != "done":
+        console.print(f"stopped by {reason}; a larger budget goes on from here", highlight=False)
     with console.status("testing the best"):
         best = promote(spec.directory, state, spec.metric)
     shown = ", ".join(f"{name} {value:.4f}" for name, value in sorted(best.metrics.items()))
@@ -82,6 +110,49 @@ def _promote(state: SweepState, spec: SweepSpec, console: Console) -> None:
     console.print(
         f"try: python -m rayconvai transcribe {_shown(best.artefact)} FILE.wav", highlight=False, soft_wrap=True
     )
+    return 0
+
+
+def _scheduler(spec: SweepSpec, plan: Plan) -> Scheduler:
+    named, last = spec.scheduler, plan.max_epochs
+    if named.name == "asha":
+        return Asha(spec.metric, last, grace=named.grace, reduction=named.reduction, repeats=spec.repeats)
+    if named.name == "hyperband":
+        return HyperBand(spec.metric, last, grace=named.grace, reduction=named.reduction)
+    if named.name == "median":
+        return Median(spec.metric, last, grace=named.grace)
+    if named.name == "pbt":
+        assert spec.budget.trials is not None
+        return Pbt(spec.metric, last, named, plan.space, seed=spec.search.seed, population=spec.budget.trials)
+    return Scheduler(spec.metric, last)
+
+
+def _reopen(
+    journal: Journal, plan: Plan, settings: TrialSettings, closed: str, epochs: int | None, console: Console
+) -> None:
+    """Open ended trials again: all that failed where the whole sweep had failed, finished ones for more epochs."""
+    gone = 0
+    for number, trial in list(journal.state.trials.items()):
+        if closed == "failed" and trial.status in ("failed", "infeasible"):
+            journal.append("reopen", trial=number)
+        if epochs is not None and plan.max_epochs > epochs and trial.status == "finished":
+            if any((settings.run_dir(number) / "checkpoints").glob("*.ckpt")):
+                journal.append("reopen", trial=number)
+            else:
+                gone += 1
+    if gone:
+        console.print(f"{gone} finished trials do not go on: their checkpoints were not kept (checkpoints.keep)")
+
+
+def _warm_up(journal: Journal, spec: SweepSpec, plan: Plan, console: Console) -> None:
+    known = {point.source for point in journal.state.warm}
+    for source in spec.warm_start:
+        if source in known:
+            continue
+        warmth = read_warmth(source, spec, plan.space)
+        for number, point, values in warmth.points:
+            journal.append("warm", source=source, trial=number, point=point, values=values)
+        console.print(str(warmth), markup=False, highlight=False, soft_wrap=True)
 
 
 def _settings(file: SweepFile) -> TrialSettings:
@@ -95,14 +166,15 @@ def _settings(file: SweepFile) -> TrialSettings:
         metric=spec.metric.name,
         cpus=spec.resources.cpus,
         gpus=spec.resources.gpus,
+        timeout=spec.timeout,
         working_dir=None if in_ray_job() else os.getcwd(),
     )
 
 
 def _nothing_worked(state: SweepState) -> str:
-    trial = next((trial for trial in state.trials.values() if trial.reason), None)
-    reason = f"; {trial.name}: {trial.reason}" if trial else ""
-    return f"none of {len(state.trials)} trials gave a result{reason}"
+    bad = [trial for trial in state.trials.values() if trial.reason]
+    reason = f"; {bad[0].name}: {bad[0].reason}" if bad else ""
+    return f"none of {len(state.trials)} trials gave a result{reason}; mend it, and the same command tries them again"
 
 
 def _shown(path: Path) -> str:

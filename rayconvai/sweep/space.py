@@ -1,311 +1,325 @@
-"""The closed grammar that a space is written in.
+"""The space of a sweep: what varies, on which conditions, and which points may be tried.
 
-An expression is parsed, never evaluated. Either habit works:
-
-=====================================  =====================================================================
-Ray Tune's names                       ``choice(a, b)`` ``grid(a, b)`` ``uniform(lo, hi)`` ``loguniform(lo, hi)``
-(or ``tune.choice([a, b])`` ...)       ``quniform(lo, hi, q)`` ``randint(lo, hi)`` ``lograndint(lo, hi)``
-                                       ``qrandint(lo, hi, q)`` ``grid_search([a, b])``
-Hydra's sweep syntax                   ``a, b`` ``choice(a, b)`` ``range(lo, hi, step)`` ``interval(lo, hi)``
-                                       ``tag(log, interval(lo, hi))`` ``int(interval(lo, hi))``
-=====================================  =====================================================================
-
-As in the originals, the upper bound of ``randint``, ``lograndint`` and ``range`` is left out, that of all others is
-in; ``interval`` gives floats, also between integers. Anything else is one fixed value.
+A key stands with an expression of the grammar in grammar.py, or with ``{when: {KEY: VALUE or [VALUES]}, is:
+EXPRESSION}``: it is then a key of a point only where that point's KEY has one of the VALUES. Conditions may nest: a key
+whose KEY is not in a point isn't in it either.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import QuotedString, Sweep
-from hydra.errors import HydraException
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
 
-from rayconvai.errors import SweepError, nearest
-from rayconvai.sweep.domains import Choice, Domain, Fixed, Float, Grid, Int, Point, Value
+from rayconvai.errors import ConfigError, SweepError, nearest
+from rayconvai.sweep.constraints import ABSENT, Constraint, parse_constraint
+from rayconvai.sweep.domains import Choice, Domain, Float, Int, Normal, Point, Value, same
+from rayconvai.sweep.grammar import parse_domain, quote, to_overrides
+
+TRIES = 1000
+"""So many points in a row may be refused by the constraints."""
 
 
 @dataclass(frozen=True)
-class _Call:
-    """``name(arguments, keyword=argument)``, not yet understood."""
+class Dimension:
+    """One key of a space."""
 
-    name: str
-    arguments: tuple[str, ...]
-    keywords: Mapping[str, str]
+    key: str
+    domain: Domain
+    when: Mapping[str, tuple[Value, ...]]
+    """The key is in the points in which each of these keys has one of its values; empty: in all."""
 
-
-_CALL = re.compile(r"\s*(?:tune\.)?([A-Za-z_]\w*)\s*\((.*)\)\s*", re.DOTALL)
-_KEYWORD = re.compile(r"\s*([a-z_]+)\s*=(.*)", re.DOTALL)
-_PARSER: OverridesParser | None = None
-
-
-def parse_domain(expression: Value) -> Domain:
-    """Parse what stands behind a space key.
-
-    Raises:
-        SweepError: outside the grammar, bounds the wrong way round, no options, a logarithm of nothing positive.
-    """
-    if not isinstance(expression, str):
-        return Fixed(expression)
-    text = expression.strip()
-    call = _call(text)
-    if call is None:
-        parts = _split(text)
-        if len(parts) > 1:
-            return Choice(_options(text, parts))
-        return Fixed(_checked(text, parse_value(text)))
-    if call.name not in _FUNCTIONS:
-        near = nearest(call.name, _FUNCTIONS) or f"; known: {', '.join(sorted(_FUNCTIONS))}"
-        raise SweepError(f"'{text}': there is no function '{call.name}'{near}")
-    return _FUNCTIONS[call.name](text, call)
+    def active(self, point: Point) -> bool:
+        return all(
+            key in point and any(same(point[key], value) for value in values) for key, values in self.when.items()
+        )
 
 
-def parse_value(text: str) -> Value:
-    """Parse one value as Hydra would on the command line.
+Chooser = Callable[[Dimension], Value]
+
+
+class Space(Mapping[str, Domain]):
+    """All keys with their domains; a key comes after those of its condition. A point holds only active keys.
+
+    Args:
+        dimensions: in the order of the sweep file.
+        constraints: what is to hold for every point.
+        config_of: composes a point; asked where a constraint names a key that does not vary.
 
     Raises:
-        SweepError: not a value of Hydra's grammar.
+        SweepError: a condition that can never be met, or goes round in a circle; ``key`` says whose.
     """
-    global _PARSER
-    _PARSER = _PARSER or OverridesParser.create()
+
+    def __init__(
+        self,
+        dimensions: Sequence[Dimension] = (),
+        constraints: Sequence[Constraint] = (),
+        config_of: Callable[[Point], DictConfig] | None = None,
+    ) -> None:
+        self.dimensions = {dimension.key: dimension for dimension in _sorted(dimensions)}
+        self.constraints, self.config_of = tuple(constraints), config_of
+        self.parents = {key for dimension in dimensions for key in dimension.when}
+
+    def __getitem__(self, key: str) -> Domain:
+        return self.dimensions[key].domain
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.dimensions)
+
+    def __len__(self) -> int:
+        return len(self.dimensions)
+
+    @property
+    def size(self) -> float:
+        """How many points there are, whatever the constraints say."""
+
+        def count(key: str) -> float:
+            values = self[key].values()
+            return math.inf if values is None else len(values)
+
+        rest = [dimension for dimension in self.dimensions.values() if dimension.key not in self.parents]
+        heads = self._combinations([self.dimensions[key] for key in self if key in self.parents], {})
+        return sum(math.prod(count(dimension.key) for dimension in rest if dimension.active(head)) for head in heads)
+
+    def all_points(self) -> Iterator[Point]:
+        """Go through all points once, whatever the constraints say; the last key varies fastest."""
+        return self._combinations(list(self.dimensions.values()), {})
+
+    def walk(self, choose: Chooser) -> Point:
+        """Make a point: ``choose`` gives the value of each key that is active."""
+        point: Point = {}
+        for dimension in self.dimensions.values():
+            if dimension.active(point):
+                point[dimension.key] = choose(dimension)
+        return point
+
+    def at(self, shares: Sequence[float], given: Point | None = None) -> Point:
+        """Return the point at these quantiles, one for each key, active or not; what is given stays as it is."""
+        values = {key: domain.at(share) for share, (key, domain) in zip(shares, self.items(), strict=True)}
+        values |= given or {}
+        return self.walk(lambda dimension: values[dimension.key])
+
+    def sample(self, rng: np.random.Generator, given: Point | None = None) -> Point:
+        return self.at(rng.random(len(self)).tolist(), given)
+
+    def complete(self, given: Point, choose: Chooser) -> Point:
+        """Make a point that has the given values; ``choose`` says the rest, but keys that the given ones need.
+
+        Raises:
+            SweepError: an unknown key, a value outside its domain, or a key that is not active beside the others.
+        """
+        given = {key: self._checked(key, value) for key, value in given.items()}
+        needed: dict[str, tuple[Value, ...]] = {}
+        pending = list(given)
+        for key in pending:
+            for parent, values in self.dimensions[key].when.items():
+                both = [value for value in values if any(same(value, other) for other in needed.get(parent, values))]
+                needed[parent] = tuple(both)
+                pending.append(parent)
+
+        def value(dimension: Dimension) -> Value:
+            if dimension.key in given:
+                return given[dimension.key]
+            chosen = choose(dimension)
+            allowed = needed.get(dimension.key, (chosen,))
+            return chosen if any(same(chosen, option) for option in allowed) or not allowed else allowed[0]
+
+        point = self.walk(value)
+        for key in given:
+            if key not in point:
+                raise SweepError(f"'{key}' is not active here: {_condition(self.dimensions[key].when)}")
+        return point
+
+    def contains(self, point: Point) -> bool:
+        """Tell whether a point has all active keys and no others, with values of their domains."""
+        try:
+            return self.complete(point, lambda _: ABSENT) == point
+        except SweepError:
+            return False
+
+    def refused_by(self, point: Point) -> Constraint | None:
+        """Return the first constraint that does not hold for a point.
+
+        Raises:
+            SweepError: a constraint cannot be evaluated there.
+        """
+        config: list[DictConfig | None] = []
+
+        def lookup(name: str) -> Value:
+            if name in self.dimensions or self.config_of is None:
+                return point.get(name, ABSENT)
+            if not config:
+                config.append(_composed(self.config_of, point))
+            value = ABSENT if config[0] is None else OmegaConf.select(config[0], name, default=ABSENT)
+            return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+        try:
+            return next((constraint for constraint in self.constraints if not constraint.holds(lookup)), None)
+        except SweepError as error:
+            raise SweepError(f"{error}, at {', '.join(to_overrides(point))}", key="constraints") from error
+
+    def first_allowed(self, points: Iterable[Point]) -> Point:
+        """Return the first point that all constraints allow, of at most TRIES.
+
+        Raises:
+            SweepError: there is none; names the constraint that refused most.
+        """
+        refusals: Counter[str] = Counter()
+        for _, point in zip(range(TRIES), points, strict=False):
+            constraint = self.refused_by(point)
+            if constraint is None:
+                return point
+            refusals[constraint.text] += 1
+        ((text, count),) = refusals.most_common(1)
+        raise SweepError(
+            f"constraint '{text}' refused {count} of {refusals.total()} points, and no other was found; "
+            "widen the space or drop the constraint",
+            key="constraints",
+        )
+
+    def corner(self, side: int) -> Point:
+        """Return the point of the first (0) or the last (-1) values to try of all keys."""
+        return self.walk(lambda dimension: dimension.domain.corners()[side])
+
+    def holding(self, given: Point) -> Point | None:
+        """Return a point with these values that the constraints allow; None if none was found.
+
+        The rest is at the first corner, or else the last, or else drawn.
+        """
+        rng = np.random.default_rng(0)
+        choosers: list[Chooser] = [
+            lambda dimension: dimension.domain.corners()[0],
+            lambda dimension: dimension.domain.corners()[-1],
+            *[lambda dimension: dimension.domain.sample(rng)] * (TRIES if self.constraints else 0),
+        ]
+        try:
+            points = (self.complete(given, choose) for choose in choosers)
+            return next((point for point in points if self.refused_by(point) is None), None)
+        except SweepError:
+            return None
+
+    def corner_points(self) -> list[Point]:
+        """Return allowed points that together have each value to try of each key: the joint corners come first."""
+        each = [self.holding({key: value}) for key in self for value in self[key].corners()]
+        joint = [point for point in (self.corner(0), self.corner(-1)) if self.refused_by(point) is None]
+        points = [*joint, *(point for point in each if point is not None)]
+        return [point for index, point in enumerate(points) if point not in points[:index]]
+
+    def _checked(self, key: str, value: Value) -> Value:
+        if key not in self.dimensions:
+            raise SweepError(f"'{key}' is not a key of the space{nearest(key, self)}")
+        domain = self[key]
+        value = float(value) if type(value) is int and isinstance(domain, (Float, Normal)) else value
+        if not domain.contains(value):
+            raise SweepError(f"{key}={quote(value)} lies outside the space{_options(domain, quote(value))}")
+        return domain.decode(value) if isinstance(domain, Float) else value  # on its step, to the last bit
+
+    def _combinations(self, dimensions: Sequence[Dimension], head: Point) -> Iterator[Point]:
+        if not dimensions:
+            yield head
+        elif not dimensions[0].active(head):
+            yield from self._combinations(dimensions[1:], head)
+        else:
+            for value in dimensions[0].domain.values() or ():
+                yield from self._combinations(dimensions[1:], {**head, dimensions[0].key: value})
+
+
+def parse_space(
+    space: Mapping[str, Any],
+    constraints: Sequence[str] = (),
+    config_of: Callable[[Point], DictConfig] | None = None,
+) -> Space:
+    """Parse what a sweep file says of its space.
+
+    Raises:
+        SweepError: ``key`` is the file's key that is at fault.
+    """
+    dimensions = [parse_dimension(key, expression) for key, expression in space.items()]
+    groups = [key for key in space if "/" in key]
     try:
-        value = _PARSER.parse_override(f"key={text.strip()}").value()
-    except HydraException as error:
-        raise SweepError(f"'{text}' is not a value: {str(error).splitlines()[0]}") from error
-    if isinstance(value, Sweep):
-        raise SweepError(f"'{text}': functions cannot stand inside one another like this")
-    return _plain(value)
+        parsed = [parse_constraint(text, groups) for text in constraints]
+    except SweepError as error:
+        raise SweepError(str(error), key="constraints") from error
+    return Space(dimensions, parsed, config_of)
 
 
-def quote(value: Value) -> str:
-    """Write a value so that Hydra's override grammar reads the same value again."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return repr(value)
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(quote(item) for item in value) + "]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{quote(item)}" for key, item in value.items()) + "}"
-    # Hydra takes a backslash as itself unless a quote, or a run of backslashes before one, follows.
-    text = re.sub(r"(\\*)'", r"\1\1\\'", str(value))
-    return "'" + re.sub(r"(\\+)\Z", r"\1\1", text) + "'"
+def parse_dimension(key: str, expression: Any) -> Dimension:
+    """Parse what stands behind one space key.
+
+    Raises:
+        SweepError: outside the grammar.
+    """
+    where = f"space key '{key}'"
+    when: Any = {}
+    if isinstance(expression, Mapping):
+        unknown = next((name for name in expression if name not in ("when", "is")), None)
+        when, missing = expression.get("when"), not {"when", "is"} <= set(expression)
+        if unknown is not None or missing or not isinstance(when, Mapping) or not when:
+            hint = "" if unknown is None else f"; it has a key '{unknown}'{nearest(str(unknown), ('when', 'is'))}"
+            raise SweepError(
+                f"{where}: a condition is written {{when: {{KEY: VALUE}}, is: EXPRESSION}}{hint}", key=f"space.{key}"
+            )
+        expression = expression["is"]
+    try:
+        if isinstance(expression, (list, Mapping)):
+            raise SweepError(f"{expression!r} is not an expression; write choice(...) for values to choose from")
+        domain = parse_domain(expression)
+    except SweepError as error:
+        raise SweepError(f"{where}: {error}", key=f"space.{key}") from error
+    values = {str(parent): tuple(value) if isinstance(value, list) else (value,) for parent, value in when.items()}
+    return Dimension(key, domain, values)
 
 
-def to_overrides(point: Point) -> list[str]:
-    """Write a point as Hydra overrides."""
-    return [f"{key}={quote(value)}" for key, value in point.items()]
+def _sorted(dimensions: Sequence[Dimension]) -> list[Dimension]:
+    """Check the conditions, and put each key behind those that it depends on; else the order stays."""
+    by_key = {dimension.key: dimension for dimension in dimensions}
+    for dimension in dimensions:
+        for parent, values in dimension.when.items():
+            where = f"space key '{dimension.key}': its condition"
+            if parent not in by_key:
+                message = f"{where} names '{parent}', which is not a key of the space{nearest(parent, by_key)}"
+                raise SweepError(message, key=f"space.{dimension.key}")
+            domain = by_key[parent].domain
+            never = [value for value in values if domain.values() is None or not domain.contains(value)]
+            if never or not values:
+                value = quote(never[0]) if never else "nothing"
+                message = f"{where} is never met: {parent} cannot be {value}{_options(domain, value)}"
+                raise SweepError(message, key=f"space.{dimension.key}")
+    ordered: dict[str, Dimension] = {}
+    while len(ordered) < len(dimensions):
+        ready = [item for item in dimensions if item.key not in ordered and item.when.keys() <= ordered.keys()]
+        if not ready:
+            circle = [key for key in by_key if key not in ordered]
+            message = f"space key '{circle[0]}': the conditions of {', '.join(circle)} go round in a circle"
+            raise SweepError(message, key=f"space.{circle[0]}")
+        ordered[ready[0].key] = ready[0]
+    return list(ordered.values())
 
 
-def _call(text: str) -> _Call | None:
-    match = _CALL.fullmatch(text)
-    if match is None:
+def _composed(config_of: Callable[[Point], DictConfig], point: Point) -> DictConfig | None:
+    """Compose a point; None if it cannot be: its trial will end as infeasible, with the reason."""
+    try:
+        return config_of(point)
+    except ConfigError:
         return None
-    arguments: list[str] = []
-    keywords: dict[str, str] = {}
-    for part in _split(match[2]):
-        keyword = _KEYWORD.fullmatch(part)
-        if keyword:
-            keywords[keyword[1]] = keyword[2].strip()
-        elif part.strip() or len(_split(match[2])) > 1:
-            arguments.append(part.strip())
-    if any(not argument for argument in arguments):
-        raise SweepError(f"'{text}': nothing stands between two commas")
-    return _Call(match[1], tuple(arguments), keywords)
 
 
-def _split(text: str) -> list[str]:
-    """Split at the commas that stand outside brackets and quotes."""
-    parts, depth, quoted, start = [], 0, "", 0
-    for index, char in enumerate(text):
-        if quoted:
-            escaped = (index - len(text[:index].rstrip("\\"))) % 2 == 1
-            quoted = "" if char == quoted and not escaped else quoted
-        elif char in "'\"":
-            quoted = char
-        elif char in "([{":
-            depth += 1
-        elif char in ")]}":
-            depth -= 1
-            if depth < 0:
-                break
-        elif char == "," and depth == 0:
-            parts.append(text[start:index])
-            start = index + 1
-    if depth or quoted:
-        raise SweepError(f"'{text}': {'a quote' if quoted else 'a bracket'} is not closed or not opened")
-    return [*parts, text[start:]]
+def _condition(when: Mapping[str, tuple[Value, ...]]) -> str:
+    return " and ".join(f"{key} is to be {' or '.join(map(quote, values))}" for key, values in when.items())
 
 
-def _plain(value: Value) -> Value:
-    if isinstance(value, QuotedString):
-        return value.text
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(_plain(key)): _plain(item) for key, item in value.items()}
-    return value
-
-
-def _checked(text: str, value: Value) -> Value:
-    try:
-        json.dumps(value, allow_nan=False)
-    except ValueError as error:
-        raise SweepError(f"'{text}': nan and inf are no values to try; quote what is meant as a text") from error
-    return value
-
-
-def _options(text: str, parts: tuple[str, ...] | list[str]) -> tuple[Value, ...]:
-    options = tuple(_checked(text, parse_value(part)) for part in parts)
-    if len(options) == 1 and isinstance(options[0], list):  # tune.choice([a, b])
-        options = tuple(options[0])
-    if not options:
-        raise SweepError(f"'{text}': there is nothing to choose from")
-    for index, option in enumerate(options):
-        if Choice(options[:index]).contains(option):
-            raise SweepError(f"'{text}': {option!r} stands twice")
-    return options
-
-
-def _choice(text: str, call: _Call) -> Domain:
-    if call.keywords:
-        raise SweepError(f"'{text}': {call.name} takes values only; quote one that contains '='")
-    options = _options(text, call.arguments)
-    return Choice(options) if call.name == "choice" else Grid(options)
-
-
-def _numbers(text: str, call: _Call, *names: str, optional: int = 0) -> list[int | float]:
-    """Read a call's arguments, positional or by name, as numbers; the last ``optional`` may be left out."""
-    given: dict[str, str] = dict(zip(names, call.arguments, strict=False))
-    unknown = [name for name in call.keywords if name not in names]
-    if unknown or len(call.arguments) > len(names) or set(given) & set(call.keywords):
-        near = nearest(unknown[0], names) if unknown else ""
-        raise SweepError(f"'{text}': {call.name} takes ({', '.join(names)}){near}")
-    given |= dict(call.keywords)
-    missing = [name for name in names[: len(names) - optional] if name not in given]
-    if missing:
-        raise SweepError(f"'{text}': {call.name} takes ({', '.join(names)}); {missing[0]} is missing")
-    numbers: list[int | float] = []
-    for name in names:
-        if name in given:
-            value = parse_value(given[name])
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise SweepError(f"'{text}': {name} is {given[name]}, not a number")
-            numbers.append(value)
-    return numbers
-
-
-def _integers(text: str, call: _Call, *names: str, optional: int = 0) -> list[int]:
-    numbers = _numbers(text, call, *names, optional=optional)
-    for number in numbers:
-        if not isinstance(number, int):
-            raise SweepError(f"'{text}': {number} is not an integer, and {call.name} draws integers")
-    return [int(number) for number in numbers]
-
-
-def _ordered(text: str, low: float, high: float, *, log: bool = False) -> None:
-    if low >= high:
-        turn = f"; the other way round: {high:g}, {low:g}" if low > high else "; there is nothing between them"
-        raise SweepError(f"'{text}': the lower bound {low:g} is not below the upper bound {high:g}{turn}")
-    if log and low <= 0:
-        raise SweepError(f"'{text}': the lower bound {low:g} has no logarithm; it must be above 0")
-
-
-def _float(text: str, call: _Call) -> Float:
-    low, high = _numbers(text, call, *(("start", "end") if call.name == "interval" else ("lower", "upper")))
-    log = call.name == "loguniform"
-    _ordered(text, low, high, log=log)
-    return Float(float(low), float(high), log)
-
-
-def _quniform(text: str, call: _Call) -> Float:
-    low, high, step = _numbers(text, call, "lower", "upper", "q")
-    _ordered(text, low, high)
-    _multiples(text, low, high, step)
-    return Float(float(low), float(high), step=float(step))
-
-
-def _qrandint(text: str, call: _Call) -> Int:
-    low, high, step = _integers(text, call, "lower", "upper", "q")
-    _ordered(text, low, high)
-    _multiples(text, low, high, step)
-    return Int(low, high, step=step)
-
-
-def _multiples(text: str, low: float, high: float, step: float) -> None:
-    """Ray draws multiples of q, not steps from the lower bound: refuse where the two differ."""
-    if step <= 0:
-        raise SweepError(f"'{text}': q is {step:g}; it must be above 0")
-    for bound in (low, high):
-        if not math.isclose(bound / step, round(bound / step), abs_tol=1e-9):
-            raise SweepError(f"'{text}': {bound:g} is no multiple of q={step:g}; use range(lower, stop, step)")
-
-
-def _randint(text: str, call: _Call) -> Int:
-    low, stop = _integers(text, call, "lower", "upper")
-    log = call.name == "lograndint"
-    _ordered(text, low, stop, log=log)
-    return Int(low, stop - 1, log)
-
-
-def _range(text: str, call: _Call) -> Domain:
-    if len(call.arguments) == 1 and "stop" not in call.keywords:
-        call = _Call(call.name, ("0", *call.arguments), call.keywords)
-    start, stop, *steps = _numbers(text, call, "start", "stop", "step", optional=1)
-    step = steps[0] if steps else 1
-    if step <= 0:
-        raise SweepError(f"'{text}': step is {step:g}; it must be above 0")
-    _ordered(text, start, stop)
-    count = math.ceil(round((stop - start) / step, 9))
-    if isinstance(start, int) and isinstance(stop, int) and isinstance(step, int):
-        return Int(start, start + (count - 1) * step, step=step)
-    if count == 1:
-        raise SweepError(f"'{text}' holds one value, {start:g}; give a step, or write interval(...)")
-    return Float(float(start), round(start + (count - 1) * step, 12), step=float(step))
-
-
-def _tag(text: str, call: _Call) -> Domain:
-    if len(call.arguments) != 2 or call.keywords or call.arguments[0] != "log":
-        raise SweepError(f"'{text}': the one tag is log, as in tag(log, interval(1e-4, 1e-2))")
-    inner = parse_domain(call.arguments[1])
-    if not isinstance(inner, (Float, Int)) or inner.step not in (None, 1):
-        raise SweepError(f"'{text}': tag(log, ...) takes an interval or a range of integers")
-    _ordered(text, inner.low, inner.high, log=True)
-    return Float(inner.low, inner.high, log=True) if isinstance(inner, Float) else Int(inner.low, inner.high, log=True)
-
-
-def _cast(text: str, call: _Call) -> Domain:
-    inner = parse_domain(call.arguments[0]) if len(call.arguments) == 1 and not call.keywords else None
-    kind = int if call.name == "int" else float
-    if isinstance(inner, (Float, Int)) and inner.step in (None, 1):
-        if kind is float:
-            return Float(float(inner.low), float(inner.high), inner.log)
-        low, high = math.ceil(inner.low), math.floor(inner.high)  # both ends in, as Hydra's own int(interval(...))
-        _ordered(text, low, high, log=inner.log)
-        return Int(low, high, inner.log)
-    raise SweepError(f"'{text}': {call.name}(...) takes an interval, as in {call.name}(interval(1, 8))")
-
-
-_FUNCTIONS: dict[str, Callable[[str, _Call], Domain]] = {
-    "choice": _choice,
-    "grid": _choice,
-    "grid_search": _choice,
-    "uniform": _float,
-    "loguniform": _float,
-    "interval": _float,
-    "quniform": _quniform,
-    "randint": _randint,
-    "lograndint": _randint,
-    "qrandint": _qrandint,
-    "range": _range,
-    "tag": _tag,
-    "int": _cast,
-    "float": _cast,
-}
+def _options(domain: Domain, value: str) -> str:
+    """Say what a domain has, where that is not long."""
+    match domain:
+        case Choice():
+            options = [quote(option) for option in domain.options]
+            return f"{nearest(value, options)}; it has: {', '.join(options)}"
+        case Int() | Float():
+            step = "" if domain.step in (None, 1) else f" in steps of {domain.step:g}"
+            return f", which goes from {quote(domain.low)} to {quote(domain.high)}{step}"
+    return ""

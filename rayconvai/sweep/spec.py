@@ -6,7 +6,7 @@ A file is read with the line of every key, so that whatever is wrong with it is 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
@@ -18,6 +18,7 @@ from rayconvai.errors import SweepError, nearest
 from rayconvai.sweep.address import in_ray_job
 
 Scalar = str | int | float | bool | None
+_COMMAND_LINE = "command line: "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +190,18 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepFile:
     return file
 
 
+def recorded_spec(recorded: Mapping[str, Any], directory: Path) -> SweepSpec:
+    """Return the spec that the journal of the sweep in ``directory`` has.
+
+    Raises:
+        SweepError: there is no sweep, or it is one of another version's.
+    """
+    if not recorded:
+        raise SweepError(f"{directory} holds no sweep: it has no journal")
+    spec: SweepSpec = _convert(SweepSpec, dict(recorded), "", {}, f"the journal in {directory}")
+    return spec
+
+
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         text = path.read_text(encoding="utf-8")
@@ -197,7 +210,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     places: dict[str, str] = {}
     try:
         loader = _Loader(text)
-        node = loader.get_single_node()
+        node = _joined(loader.get_single_node(), text)
         if not isinstance(node, yaml.MappingNode):
             raise SweepError(f"{path}: a sweep file is a mapping of keys (name, recipe, space, metric, ...)")
         _collect_places(node, "", str(path), places)
@@ -209,6 +222,35 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     except yaml.YAMLError as error:
         raise SweepError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     return tree, places
+
+
+def _joined(node: Any, text: str) -> Any:
+    """Put together what YAML has cut at the commas of an expression: ``{when: ..., is: uniform(0, 1)}``."""
+    whole: list[Any] = []
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:  # what was cut off is a key without a value
+            if whole and _is_cut(whole[-1][1]) and value.start_mark.index == value.end_mark.index:
+                whole[-1] = (whole[-1][0], _span(whole[-1][1], key, text))
+            else:
+                whole.append((key, _joined(value, text)))
+        node.value = whole
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            if whole and _is_cut(whole[-1]):
+                whole[-1] = _span(whole[-1], item, text)
+            else:
+                whole.append(_joined(item, text))
+        node.value = whole
+    return node
+
+
+def _is_cut(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and node.style is None and node.value.count("(") > node.value.count(")")
+
+
+def _span(first: yaml.Node, last: yaml.Node, text: str) -> yaml.ScalarNode:
+    written = text[first.start_mark.index : last.end_mark.index]
+    return yaml.ScalarNode("tag:yaml.org,2002:str", written, first.start_mark, last.end_mark)
 
 
 def _collect_places(node: yaml.MappingNode, prefix: str, path: str, places: dict[str, str]) -> None:
@@ -228,22 +270,32 @@ def _collect_places(node: yaml.MappingNode, prefix: str, path: str, places: dict
 def _override(tree: dict[str, Any], places: dict[str, str], override: str) -> None:
     key, equals, text = override.partition("=")
     key = key.strip().lstrip("+")
-    where = f"command line: '{override}'"
+    where = f"{_COMMAND_LINE}'{override}'"
     if key.startswith("~") and not equals:
         parent, name = _parent(tree, key[1:], where)
         if name not in parent:
             raise SweepError(f"{where}: there is no key '{key[1:]}' to remove{nearest(name, parent)}")
         del parent[name]
+        _forget_places(places, key[1:])
         return
     if not equals or not key:
         raise SweepError(f"{where} is not of the form KEY=VALUE (or ~KEY)")
     try:
-        value = yaml.load(text, _Loader)
+        loader = _Loader(text)
+        node = _joined(loader.get_single_node(), text)
+        value = None if node is None else loader.construct_document(node)
     except yaml.YAMLError as error:
         raise SweepError(f"{where}: the value is not valid YAML; quote it") from error
     parent, name = _parent(tree, key, where)
     parent[name] = value
+    _forget_places(places, key)
     places[key] = where
+
+
+def _forget_places(places: dict[str, str], key: str) -> None:
+    """Forget where a key and those below it stood in the file."""
+    for gone in [place for place in places if place == key or place.startswith(key + ".")]:
+        del places[gone]
 
 
 def _parent(tree: dict[str, Any], key: str, where: str) -> tuple[dict[str, Any], str]:
@@ -260,6 +312,8 @@ def _convert(kind: Any, value: Any, key: str, places: dict[str, str], path: str)
     """Check ``value`` against a dataclass tree's types; no silent conversions but int -> float."""
     if is_dataclass(kind):
         return _convert_section(kind, value, key, places, path)
+    if kind is Any:
+        return value
     where = _where(key, places, path)
     origin, args = get_origin(kind), get_args(kind)
     if origin is Literal:
@@ -271,7 +325,7 @@ def _convert(kind: Any, value: Any, key: str, places: dict[str, str], path: str)
             return None
         if len(args) == 2 and type(None) in args:
             return _convert(next(arg for arg in args if arg is not type(None)), value, key, places, path)
-        if type(value) in args:
+        if type(value) in [get_origin(arg) or arg for arg in args]:
             return value
         hint = "; write choice(...) for values to choose from" if isinstance(value, list) else ""
         raise SweepError(f"{where}: {key} is {value!r}, not an expression or a plain value{hint}")
@@ -385,7 +439,10 @@ def _check_belonging(file: SweepFile) -> None:
         "budget.gpu_hours": not spec.resources.gpus,
     }
     for key, nothing in unread.items():
-        if nothing and key in file.places:
+        # Whoever changes search or scheduler from the command line need not take out what the file says of the old one.
+        named = file.places.get(f"{key.partition('.')[0]}.name", "")
+        swapped = named.startswith(_COMMAND_LINE) and not file.places.get(key, "").startswith(_COMMAND_LINE)
+        if nothing and key in file.places and not swapped:
             reader = {"scheduler": scheduler.name, "search": f"{search.name} {search.sampler or ''}".strip()}
             by = reader.get(key.partition(".")[0], "a sweep without resources.gpus")
             raise SweepError(f"{file.at(key)}: {key} means nothing to {by}; take it out")

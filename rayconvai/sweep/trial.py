@@ -1,45 +1,44 @@
 """A trial: a point becomes a config and a run, in the trial's own process.
 
 Lightning runs in a thread of the process. At the end of each epoch with a validation it hands a report over and waits
-until Tune asks for the next one, or ends the trial. The process then takes the next trial.
+until Tune asks for the next one, or ends the trial. The process then takes the next trial. One that is to pause at an
+epoch ends there like one that has finished, and goes on from its checkpoint in another attempt.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import logging
 import os
 import queue
-import signal
+import shutil
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
 from ray import tune
 
 from rayconvai.config.compose import Composer
-from rayconvai.errors import ConfigError, InfeasibleError, NeuralTypeError, RayconvaiError, StorageError, nearest
-from rayconvai.experiment.interrupt import Interrupted, may_stop_here
-from rayconvai.sweep.journal import finite, trial_name
-from rayconvai.sweep.space import quote
+from rayconvai.errors import CheckpointError, StorageError
+from rayconvai.experiment.layout import RunLayout
+from rayconvai.experiment.storage import find_last
+from rayconvai.sweep.cost import Meter
+from rayconvai.sweep.grammar import quote
+from rayconvai.sweep.hang import hang_watch
+from rayconvai.sweep.reports import Report, Reports
+from rayconvai.sweep.state import Attempt, trial_name
+from rayconvai.sweep.verdict import judge
 from rayconvai.train.fit import fit
 from rayconvai.train.runtime import Runtime
-
-STOP_SECONDS = 1.0
-"""How often a trial looks whether it is to stop."""
-
-Report = dict[str, Any]
-"""``epoch``, ``metrics``, ``seconds`` and the ranking metric under its own name; or the last: ``end``, ``reason``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +53,14 @@ class TrialSettings:
     sweep: str
     """Its name."""
     metric: str
+    """What ranks."""
+    more_metrics: tuple[str, ...] = ()
     cpus: float
     gpus: float
     working_dir: str | None
     """Where relative paths in configs begin; None: where Ray puts the working directory of a job."""
+    timeout: float | None = None
+    """Seconds without a report after which a trial's process ends itself: it hangs."""
 
     def run_dir(self, number: int) -> Path:
         return Path(self.directory) / "trials" / trial_name(number)
@@ -75,7 +78,8 @@ class TrialProcess(tune.Trainable):
         assert settings is not None
         self.settings = settings
         torch.set_num_threads(max(1, int(settings.cpus)))
-        _arrive(settings)
+        with hang_watch(settings.run_dir(int(config["number"])), settings.timeout):
+            _arrive(settings)
         self._begin(config)
 
     def step(self) -> Report:
@@ -90,8 +94,9 @@ class TrialProcess(tune.Trainable):
         self.run.end()
 
     def _begin(self, config: Mapping[str, Any]) -> None:
-        number, overrides = int(config["number"]), list(config["overrides"])
-        self.run = _Run(lambda run: run_trial(self.settings, number, overrides, run.hand_over))
+        attempt = Attempt(config["number"], config["overrides"], config["until"])
+        watch = functools.partial(hang_watch, self.settings.run_dir(attempt.number), self.settings.timeout)
+        self.run = _Run(lambda run: run_trial(self.settings, attempt, run.hand_over), watch)
 
 
 def rehearse(settings: TrialSettings, journal: Path, written: bytes) -> None:
@@ -127,9 +132,14 @@ def _arrive(settings: TrialSettings) -> None:
 
 
 class _Run:
-    """Work in a thread that stands still between two reports."""
+    """Work in a thread that stands still between two reports; while it works, it is watched."""
 
-    def __init__(self, work: Callable[[_Run], Report]) -> None:
+    def __init__(
+        self,
+        work: Callable[[_Run], Report],
+        watch: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
+        self._watch = watch
         self._reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._go = threading.Semaphore(0)
         self._waiting = self._stopping = False
@@ -137,10 +147,11 @@ class _Run:
         self._thread.start()
 
     def next_report(self) -> Report:
-        if self._waiting:
-            self._waiting = False
-            self._go.release()
-        report = self._reports.get()
+        with self._watch():
+            if self._waiting:
+                self._waiting = False
+                self._go.release()
+            report = self._reports.get()
         self._waiting = True
         return report
 
@@ -155,34 +166,36 @@ class _Run:
         """Let the work come to its end, and wait for that."""
         self._stopping = True
         self._go.release()
-        self._thread.join()
+        with self._watch():
+            self._thread.join()
 
 
-def run_trial(
-    settings: TrialSettings, number: int, overrides: list[str], hand_over: Callable[[Report], bool]
-) -> Report:
-    """Run one trial to its end and say how it ended; never raises."""
-    run_dir = settings.run_dir(number)
-    report = _Reports(settings, hand_over)
+def run_trial(settings: TrialSettings, attempt: Attempt, hand_over: Callable[[Report], bool]) -> Report:
+    """Run one attempt at a trial and say how it ended; never raises."""
+    run_dir = settings.run_dir(attempt.number)
+    meter = Meter(settings.gpus)
+    metrics = (settings.metric, *settings.more_metrics)
+    reports = Reports(metrics, attempt.until, settings.stop_file, meter, hand_over)
+    status, reason = "finished", ""
     with _left_as_found():
         try:
-            config = _compose(settings, number, overrides)
-            accelerator = "gpu" if settings.gpus else "cpu"
             runtime = Runtime(
                 run_dir=run_dir,
-                overrides=[*settings.overrides, *overrides],
-                accelerator=accelerator,
+                overrides=[*settings.overrides, *attempt.overrides],
+                accelerator="gpu" if settings.gpus else "cpu",
                 devices=1,
-                callbacks=[report],
+                callbacks=[reports],
                 progress=False,
             )
-            fit(config, runtime)
+            fit(_compose(settings, attempt), runtime)
+            if reports.paused:
+                status = "paused"
         except BaseException as error:  # noqa: BLE001 (whatever it is, it is how this trial ended)
             status, reason = judge(error)
             if status == "failed":
                 _write_trace(run_dir)
-            return {"done": True, "end": status, "reason": reason}
-    return {"done": True, "end": "finished", "reason": ""}
+    last = {"end": status, "reason": reason, "cost": meter.read(), "parameters": reports.parameters}
+    return {"done": True, **last}
 
 
 @functools.lru_cache(maxsize=1)
@@ -191,66 +204,14 @@ def _composer(settings: TrialSettings) -> Composer:
     return Composer(settings.recipe, settings.overrides, [Path(path) for path in settings.config_dirs])
 
 
-def _compose(settings: TrialSettings, number: int, overrides: list[str]) -> DictConfig:
-    config = _composer(settings).compose(overrides)
+def _compose(settings: TrialSettings, attempt: Attempt) -> DictConfig:
+    config = _composer(settings).compose(attempt.overrides)
     if not config.exp_manager.create_wandb_logger:
         return config
-    name = trial_name(number)
+    name = trial_name(attempt.number)
     ours = {"project": settings.sweep, "group": settings.sweep, "name": name, "id": f"{settings.sweep}-{name}"}
     ours |= {"resume": "allow"} | dict(config.exp_manager.wandb_logger_kwargs or {})
-    return _composer(settings).compose([*overrides, f"exp_manager.wandb_logger_kwargs={quote(ours)}"])
-
-
-def judge(error: BaseException) -> tuple[str, str]:
-    """Tell a point that cannot work (infeasible) from a fault of code, data or machine (failed), with the reason."""
-    message = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, Interrupted):
-        return "interrupted", ""
-    if isinstance(error, StorageError):
-        return "interrupted", message  # no fault of the point: the sweep stops, and can go on
-    if isinstance(error, (InfeasibleError, ConfigError, NeuralTypeError)):
-        return "infeasible", message
-    if isinstance(error, RayconvaiError):
-        return "failed", message
-    return "failed", f"{type(error).__name__}: {message[:300]} (the trace is in the trial's error.txt)"
-
-
-class _Reports(Callback):
-    """Reports each epoch that had a validation; stops the run when told to."""
-
-    def __init__(self, settings: TrialSettings, hand_over: Callable[[Report], bool]) -> None:
-        self.metric, self.stop_file, self.hand_over = settings.metric, settings.stop_file, hand_over
-        self.began = self.looked = time.monotonic()
-        self.validated = False
-
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        # The process cannot be told in another way while Tune waits for its next report.
-        now = time.monotonic()
-        if now - self.looked > STOP_SECONDS and may_stop_here(trainer):  # else the epoch's validation would be lost
-            self.looked = now
-            if self.stop_file.exists():
-                raise Interrupted(signal.SIGINT)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.validated = not trainer.sanity_checking
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.validated:
-            return
-        self.validated = False
-        # Checkpoints are written after this hook, also in a run that is told to stop here.
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        epoch = trainer.current_epoch + 1
-        if self.metric not in metrics:
-            raise ConfigError(f"the run did not log the metric '{self.metric}'{nearest(self.metric, metrics)}")
-        values = finite(metrics)
-        for name in (self.metric, "train_loss", "val_loss"):
-            if name in values and values[name] is None:
-                raise InfeasibleError(f"{name} is {metrics[name]} at epoch {epoch}")
-        seconds = round(time.monotonic() - self.began, 3)
-        report = {"epoch": epoch, self.metric: metrics[self.metric], "metrics": values, "seconds": seconds}
-        if not self.hand_over(report):
-            trainer.should_stop = True
+    return _composer(settings).compose([*attempt.overrides, f"exp_manager.wandb_logger_kwargs={quote(ours)}"])
 
 
 @contextmanager
@@ -263,7 +224,8 @@ def _left_as_found() -> Iterator[None]:
         yield
     finally:
         if "wandb" in sys.modules:
-            sys.modules["wandb"].finish()
+            with contextlib.suppress(Exception):  # no logger may stop a training, nor the next one
+                sys.modules["wandb"].finish()
         for logger, before in handlers.items():
             for handler in logger.handlers[:]:
                 if handler not in before:
@@ -280,3 +242,15 @@ def _write_trace(run_dir: Path) -> None:
         (run_dir / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
     except OSError:
         traceback.print_exc()  # the reason stands in the journal all the same
+
+
+def take_over(donor: Path, member: Path, epoch: int) -> None:
+    """Let a trial go on from another's newest checkpoint."""
+    source = find_last(RunLayout(donor).checkpoints, set_aside=False)
+    if source is None:
+        raise CheckpointError(f"{donor} has no checkpoint of epoch {epoch} to go on from")
+    target = RunLayout(member).checkpoints
+    shutil.rmtree(target)
+    target.mkdir()
+    for file in source.parent.glob(f"{source.name}*"):
+        shutil.copy2(file, target / file.name)

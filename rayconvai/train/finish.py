@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from rayconvai.core.model import Model
 from rayconvai.experiment.layout import RunLayout
 from rayconvai.train.fit import evaluate, process_rank
 from rayconvai.train.runtime import Runtime
@@ -23,18 +24,29 @@ def finish(config: DictConfig, run_dir: Path, checkpoint: Path, artefact: Path, 
         CheckpointError: the checkpoint is damaged.
         StorageError: the artefact cannot be written.
     """
-    provenance: dict[str, Any] = json.loads(RunLayout(run_dir).provenance.read_text(encoding="utf-8"))
-    model, metrics = evaluate(config, checkpoint, "test" if "test" in provenance["data"] else "dev", runtime)
-    if process_rank():
-        return metrics
-    card = {
+    model, metrics = evaluate(config, checkpoint, reported_split(run_dir), runtime)
+    if not process_rank():
+        model.save_to(artefact, {**card(config, run_dir, model), "metrics": metrics, "checkpoint": checkpoint.name})
+    return metrics
+
+
+def reported_split(run_dir: Path) -> str:
+    """Return what a run's result is measured on: ``test``, or ``dev`` where the corpus has no test split."""
+    return "test" if "test" in _provenance(run_dir)["data"] else "dev"
+
+
+def card(config: DictConfig, run_dir: Path, model: Model) -> dict[str, Any]:
+    """Return what the card of a run's artefact says of the run."""
+    provenance = _provenance(run_dir)
+    return {
         "name": config.name,
         "model": type(model).__name__,
         "parameters": model.num_weights,
-        "metrics": metrics,
-        "checkpoint": checkpoint.name,
         "data": provenance.pop("data"),
         "provenance": provenance,
     }
-    model.save_to(artefact, card)
-    return metrics
+
+
+def _provenance(run_dir: Path) -> dict[str, Any]:
+    provenance: dict[str, Any] = json.loads(RunLayout(run_dir).provenance.read_text(encoding="utf-8"))
+    return provenance

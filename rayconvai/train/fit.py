@@ -19,7 +19,7 @@ from rayconvai.config.compose import check
 from rayconvai.core.build import build
 from rayconvai.core.data_module import DataModule
 from rayconvai.core.model import Model, build_model
-from rayconvai.errors import ConfigError, nearest, out_of_memory_is_infeasible
+from rayconvai.errors import ConfigError, out_of_memory_is_infeasible
 from rayconvai.experiment.interrupt import Interrupted
 from rayconvai.experiment.layout import RunLayout, write_atomically
 from rayconvai.experiment.manager import close, exp_manager
@@ -84,15 +84,19 @@ def fit(config: DictConfig, runtime: Runtime | None = None) -> FitResult:
 
 
 def evaluate(
-    config: DictConfig, checkpoint: Path, split: str = "test", runtime: Runtime | None = None
+    config: DictConfig,
+    weights: Path | Mapping[str, torch.Tensor],
+    split: str = "test",
+    runtime: Runtime | None = None,
 ) -> tuple[Model, dict[str, float]]:
-    """Build the run's model, load a checkpoint's weights and measure it on ``dev`` or ``test``.
+    """Build the run's model, load weights (a checkpoint's, by its path) and measure it on ``dev`` or ``test``.
 
     Raises:
         CheckpointError: the checkpoint is damaged.
     """
     model, data = build_parts(config)
-    model.load_state_dict(AtomicCheckpointIO().load_checkpoint(checkpoint)["state_dict"])
+    found = AtomicCheckpointIO().load_checkpoint(weights)["state_dict"] if isinstance(weights, Path) else weights
+    model.load_state_dict(found)
     trainer = make_trainer(config, runtime or Runtime())
     evaluation = {"dev": trainer.validate, "test": trainer.test}[split]
     measured = evaluation(model, datamodule=data, verbose=False)
@@ -129,11 +133,10 @@ def check_monitor(config: DictConfig, model: Model) -> None:
         ConfigError: it does not; with the nearest name.
     """
     monitor = config.exp_manager.checkpoint_callback_params.monitor
-    logged = model.ranking_names()
-    if config.exp_manager.create_checkpoint_callback and monitor not in (*logged, "epoch", "step"):
+    unlogged = model.unlogged(monitor)
+    if config.exp_manager.create_checkpoint_callback and unlogged and monitor not in ("epoch", "step"):
         raise ConfigError(
-            f"exp_manager.checkpoint_callback_params.monitor is {monitor}, which {type(model).__name__} does not log "
-            f"in training{nearest(monitor, logged)}; it logs {', '.join(logged)} (its metric_names)"
+            f"exp_manager.checkpoint_callback_params.monitor is {monitor}, which {unlogged} (its metric_names)"
         )
 
 

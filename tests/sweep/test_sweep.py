@@ -3,85 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from ray.cluster_utils import Cluster
+from sweep_cli import epochs_written, run, started, wait_for
 
-from rayconvai.sweep.journal import SweepState, read_journal
+from rayconvai.sweep.journal import read_journal
+from rayconvai.sweep.state import SweepState
 
 pytestmark = pytest.mark.slow
-
-HERE = Path(__file__).parent
-SWEEP = """\
-name: demo
-recipe: tiny/tiny
-config_dirs: [{configs}]
-space:
-  model.floor: grid(0.0, 0.5)
-  model.breaks: grid(no, 'nan', memory, code, process)
-metric: {{name: val_loss, mode: min}}
-search: {{name: grid}}
-scheduler: {{name: asha, grace: 1, reduction: 2}}
-resources: {{cpus: 1, concurrent: 1}}
-storage: {storage}
-"""
-
-
-@contextmanager
-def started(directory: Path, *overrides: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    """Run the command with a home of its own; whatever happens, it does not outlive the block."""
-    directory.mkdir(exist_ok=True)
-    file = directory / "demo.yaml"
-    file.write_text(SWEEP.format(configs=HERE / "configs", storage=directory))
-    (directory / "home").mkdir(exist_ok=True)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_"))}
-    places = f"{HERE}{os.pathsep}{HERE.parents[1]}"
-    environment |= {"PYTHONPATH": places, "HOME": str(directory / "home"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "rayconvai.sweep", str(file), *overrides]
-    process = subprocess.Popen(
-        command, cwd=directory, env=environment | variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-
-
-def run(directory: Path, *overrides: str, **variables: str) -> tuple[int, str]:
-    with started(directory, *overrides, **variables) as process:
-        output, _ = process.communicate()
-    return process.returncode, output
-
-
-def wait_for(process: subprocess.Popen[str], text: str) -> None:
-    assert process.stdout is not None
-    seen = []
-    for line in process.stdout:
-        seen.append(line)
-        if text in line:
-            return
-    raise AssertionError(f"no line with {text!r} in:\n{''.join(seen)}")
-
-
-def epochs_written(directory: Path) -> list[tuple[int, int]]:
-    records = [
-        json.loads(line)
-        for segment in sorted((directory / "demo" / "journal").glob("*.jsonl"))
-        for line in segment.read_text().splitlines()
-    ]
-    return [(record["trial"], record["epoch"]) for record in records if record["kind"] == "result"]
 
 
 def nodes_used(directory: Path) -> set[str]:

@@ -83,8 +83,10 @@ class TinyModel(Model):
         if self.breaks == "code":
             raise ZeroDivisionError("a bug")
         died = Path(self.trainer.checkpoint_callback.dirpath) / "died"
-        if self.breaks in ("process", "disk") and not died.exists():
+        if self.breaks in ("process", "disk", "hang") and not died.exists():
             died.touch()
+            if self.breaks == "hang":
+                time.sleep(1000)
             if self.breaks == "disk":
                 raise StorageError("checkpoint cannot be written: No space left on device")
             os._exit(1)

@@ -128,6 +128,11 @@ class CTCModel(Model):
         return loss, log_probs, lengths
 
     @override
+    def dry_step(self, batch: SpeechBatch) -> Tensor:
+        # The loss itself looks at lengths, and is little beside the network.
+        return self._recognize(batch.audio, batch.audio_lengths)[0].mean()
+
+    @override
     def check_graph(self) -> None:
         trace(
             self.step,
@@ -136,6 +141,11 @@ class CTCModel(Model):
             tokens=NeuralType(("B", "T"), LabelsType()),
             token_lengths=NeuralType(("B",), LengthsType()),
         )
+
+    @override
+    def seen(self, batch: SpeechBatch) -> Mapping[str, int | float | Tensor]:
+        seconds = batch.audio_lengths.sum() / self.preprocessor.sample_rate
+        return {"audio_seconds": seconds, "utterances": len(batch.audio_lengths)}
 
     @override
     def training_step(self, batch: SpeechBatch, batch_idx: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rayconvai.data.corpus import ManifestCorpus
+from rayconvai.data.corpus import ManifestCorpus, TrainAndDev
 from rayconvai.errors import ConfigError, DataError
 
 ROW = {"audio_filepath": "a.wav", "duration": 1.0, "text": "one"}
@@ -37,6 +37,19 @@ def test_one_manifest_with_a_split_field(tmp_path: Path, with_test: bool) -> Non
     assert [row.line for row in splits.train] == [1, 3]
     assert list(splits.dev.texts()) == ["two"]
     assert (list(splits.test.texts()) if splits.test else None) == (["three"] if with_test else None)
+
+
+def test_dev_joins_train(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    train = write(tmp_path / "train.jsonl", {"offset": 0.5}, {"speaker": "s"})
+    dev = write(tmp_path / "elsewhere" / "dev.jsonl", {"text": "two"})
+    joined = TrainAndDev(ManifestCorpus(train=train, dev=dev, test=dev), cache_dir=tmp_path / "cache").prepare()
+    assert [(row.text, row.offset, row.speaker) for row in joined.train] == [
+        ("one", 0.5, None), ("one", 0.0, "s"), ("two", 0.0, None)
+    ]  # fmt: skip
+    assert [row.audio_filepath for row in joined.train][1:] == [tmp_path / "a.wav", tmp_path / "elsewhere" / "a.wav"]
+    assert (len(joined.dev), joined.test and len(joined.test)) == (1, 1)
+    assert [joined.train.has_offset(row) for row in range(3)] == [True, False, False]
 
 
 def test_damaged_line_is_named(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What stands between Tune and us: room for trials, ASHA after a restart, and the judgement of how a trial ended."""
+"""What stands between Tune and us: room for trials, and the judgement of how a trial ended."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ from rayconvai.errors import (
 from rayconvai.sweep.address import check_address
 from rayconvai.sweep.cluster import _check_room, concurrency
 from rayconvai.sweep.driver import _death
-from rayconvai.sweep.journal import SweepState, TrialRecord
-from rayconvai.sweep.scheduler import build_scheduler
-from rayconvai.sweep.spec import MetricSpec, ResourcesSpec, SchedulerSpec
-from rayconvai.sweep.trial import _Run, judge
+from rayconvai.sweep.spec import ResourcesSpec
+from rayconvai.sweep.trial import _Run
+from rayconvai.sweep.verdict import judge
 
 NODES = [
     {"Alive": True, "Resources": {"CPU": 4.0}},
@@ -87,27 +86,6 @@ def test_an_address_that_cannot_be_joined(monkeypatch: pytest.MonkeyPatch, addre
 )
 def test_how_a_process_died(error: Exception, reason: str) -> None:
     assert _death(SimpleNamespace(get_pickled_error=lambda: error)) == reason
-
-
-def test_asha_knows_the_rungs_of_an_earlier_session() -> None:
-    metric, spec = MetricSpec(name="val_loss"), SchedulerSpec(grace=1, reduction=2)
-    history = [{1: 0.1, 2: 0.05}, {1: 0.3}]
-    state = SweepState()
-    for number, rows in enumerate(history):
-        epochs: dict[int, dict[str, float | None]] = {epoch: {"val_loss": value} for epoch, value in rows.items()}
-        state.trials[number] = TrialRecord(number, {}, [], history=epochs)
-
-    def decide(known: SweepState, number: int, epoch: int, value: float) -> str:
-        scheduler: Any = build_scheduler(spec, metric, 8, known)
-        trial = SimpleNamespace(config={"number": number})
-        scheduler.on_trial_add(None, trial)
-        return scheduler.on_trial_result(None, trial, {"epoch": epoch, "val_loss": value})
-
-    assert decide(SweepState(), 2, 1, 0.9) == "CONTINUE"
-    assert decide(state, 2, 1, 0.9) == "STOP"
-    assert decide(state, 2, 1, 0.05) == "CONTINUE"
-    assert decide(state, 1, 2, 0.2) == "STOP"  # taken up again at its second epoch
-    assert decide(state, 0, 3, 0.9) == "CONTINUE"  # between two rungs
 
 
 @pytest.mark.parametrize(

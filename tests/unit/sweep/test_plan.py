@@ -33,17 +33,18 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def make(old: str = "", new: str = "") -> tuple[str, Plan]:
         assert old in SWEEP
         path = tmp_path / "demo.yaml"
-        path.write_text(SWEEP.replace(old, new, 1))
+        path.write_text(f"{SWEEP.replace(old, new, 1)}storage: {tmp_path / 'runs'}\n")
         return str(path), plan_sweep(load_spec(path))
 
     return make
 
 
-def test_a_good_sweep(plan) -> None:
+def test_a_good_sweep(plan, tmp_path: Path) -> None:
     _, made = plan()
     assert (made.problems, made.warnings, made.total, made.max_epochs) == ([], [], 6, 4)
     assert len(made.points) == 6
     assert {point.parameters for point in made.points} == {2 * 2, 8 * 2}
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
@@ -55,11 +56,14 @@ def test_a_good_sweep(plan) -> None:
         pytest.param("(2, 8)", "(2, many)", 6, "model.width='many': model.width must be int", id="type_of_a_value"),
         pytest.param("(2, 8)", "(2, 7)", 6, "model.width is 7; it must be even", id="model_refuses_a_value"),
         pytest.param("(1e-4, 1e-2)", "(1e-2, 1e-4)", 8, "the other way round", id="bounds"),
+        pytest.param("(2, 8)", "(2, 4.5)", 6, "model.width=4.5: model.width must be int", id="float_for_int"),
+        pytest.param("loguniform(1e-4, 1e-2)", "choice(fast)", 8, "='fast': optim.lr must be", id="text"),
+        pytest.param("loguniform(", "logunifrom(", 8, "no function 'logunifrom'; nearest: loguniform", id="grammar"),
         pytest.param("val_loss", "val_los", 9, "in training; nearest: val_loss", id="metric"),
         pytest.param("grace: 1", "grace: 5", 11, "more than the 4 epochs", id="grace"),
         pytest.param("[trainer.max_epochs=4]", "[trainer.max_epoch=4]", 4, "trainer.max_epoch", id="overrides"),
         pytest.param("recipe: tiny/tiny", "recipe: tiny/tine", 2, "nearest: tiny/tiny", id="recipe"),
-        pytest.param("name: val_loss", "name: test_loss", 9, "by the model in training", id="test_metric"),
+        pytest.param("name: val_loss", "name: test_loss", 9, "by TinyModel in training", id="test_metric"),
         pytest.param("max_epochs=4]", "max_epochs=4, trainer.strategy=dpd]", 4, "Lightning refuses it", id="trainer"),
         pytest.param(
             "max_epochs=4]",
@@ -71,7 +75,7 @@ def test_a_good_sweep(plan) -> None:
         pytest.param(
             "max_epochs=4]",
             "max_epochs=4, exp_manager.checkpoint_callback_params.monitor=los]",
-            *(4, "metric 'los' is not logged by the model in training"),
+            *(4, "metric 'los' is not logged by TinyModel in training"),
             id="monitor",
         ),
         pytest.param("trials: 6", "trials: null", 12, "has no end", id="no_end"),
@@ -90,6 +94,46 @@ def test_a_good_sweep(plan) -> None:
             "optim='adamw': optim.momentum is not a key of adamw",
             id="key_of_one_option",
         ),
+        pytest.param(
+            "search:",
+            "more_metrics: [{name: val_los}]\nsearch:",
+            *(10, "metric 'val_los' is not logged by TinyModel in training; nearest: val_loss"),
+            id="more_metrics",
+        ),
+        pytest.param("max_epochs=4]", "max_epochs=null]", 11, "set budget.epochs", id="no_epochs"),
+        pytest.param("asha, grace: 1", "hyperband, grace: 5", 11, "more than the 4 epochs", id="hyperband"),
+        pytest.param("asha, grace: 1", "median, grace: 5", 11, "more than the 4 epochs", id="median"),
+        pytest.param(
+            "max_epochs=4]",
+            "max_epochs=4, trainer.check_val_every_n_epoch=2]",
+            11,
+            "of epoch 1, 3, but",
+            id="frequency",
+        ),
+        pytest.param(
+            "max_epochs=4]",
+            "max_epochs=4, trainer.check_val_every_n_epoch=5]",
+            4,
+            "no trial would ever",
+            id="too_seldom",
+        ),
+        pytest.param(
+            "max_epochs=4]",
+            "max_epochs=4, trainer.check_val_every_n_epoch=null, trainer.val_check_interval=2]",
+            *(4, "asha needs the metric at the end of known epochs"),
+            id="by_batches",
+        ),
+        pytest.param("max_epochs=4]", "max_epochs=4, trainer.limit_val_batches=0]", 4, "would ever have", id="never"),
+        pytest.param("max_epochs=4]", "max_epochs=4, hydra.job.chdir=true]", 4, "hydra.job.chdir would", id="hydra"),
+        pytest.param("trials: 6", "trials: 6, epochs: 5", 4, "budget.epochs says already (5)", id="epochs_twice"),
+        pytest.param("space:", "repeats: 2\nspace:\n  seed: 0, 1", 7, "gives each trial a seed", id="seed_and_repeats"),
+        pytest.param(
+            "name: asha, grace: 1",
+            "name: pbt",
+            6,
+            "'model.width' changes the shapes of the weights",
+            id="pbt_of_shapes",
+        ),
         pytest.param("name: random", "name: grid", 5, "'optim.lr' has no end of values", id="grid_of_a_range"),
     ],
 )
@@ -99,6 +143,45 @@ def test_a_fault_is_one_line(plan, old: str, new: str, line: int, words: str) ->
     assert problem.startswith(f"{path}:{line}: "), problem
     assert words in problem
     assert "\n" not in problem
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        pytest.param("optim: choice(sgd, adamw)", "'optim' changes the optimizer", id="optimizer"),
+        pytest.param("schedule: choice(none, cosine)", "'schedule' changes the learning-rate schedule", id="schedule"),
+        pytest.param("optim.lr: loguniform(1e-4, 1e-2)", "", id="fits"),
+    ],
+)
+def test_pbt_varies_what_a_checkpoint_can_take(plan, space: str, words: str) -> None:
+    before, _, rest = SWEEP.partition("  model.width")
+    rest = rest.partition("metric:")[2].replace("name: asha, grace: 1", "name: pbt, interval: 2")
+    _, made = plan(SWEEP, f"{before}  {space}\nmetric:{rest}")
+    assert [words in problem for problem in made.problems] == [True] * bool(words)
+
+
+def test_a_storage_that_cannot_be_written(plan, tmp_path: Path) -> None:
+    (tmp_path / "runs").touch()
+    path, made = plan()
+    assert made.problems == [f"{path}:13: {tmp_path}/runs/demo cannot be written: Not a directory"]
+
+
+def test_loggers_are_made_once(plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "short")
+    path, made = plan("max_epochs=4]", "max_epochs=4, exp_manager.create_wandb_logger=true]")
+    (problem,) = made.problems
+    assert problem.startswith(f"{path}:4: exp_manager.create_wandb_logger: W&B refuses the key")
+
+
+def test_epochs_of_the_budget(plan) -> None:
+    _, made = plan(SWEEP, SWEEP.replace("trials: 6", "trials: 6, epochs: 5").replace("overrides: [", "# "))
+    assert (made.problems, made.max_epochs) == ([], 5)
+
+
+def test_repeats_make_whole_points(plan) -> None:
+    _, made = plan("{trials: 6}", "{trials: 8}\nrepeats: 3")
+    assert (made.total, len(made.points)) == (6, 2)
+    assert made.summary()[0].startswith("6 trials: 2 points x 3 seeds; ")
 
 
 def test_all_faults_are_named(plan) -> None:

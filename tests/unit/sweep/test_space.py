@@ -1,155 +1,189 @@
-"""The grammar of a space, its domains, and the way of a value into Hydra and back."""
+"""A space: conditions, constraints, corners, and the points that a user gives."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
 
-from rayconvai.errors import SweepError
-from rayconvai.sweep.domains import Choice, Domain, Fixed, Float, Grid, Int
-from rayconvai.sweep.space import parse_domain, parse_value, quote
+from rayconvai.errors import ConfigError, SweepError
+from rayconvai.sweep.domains import Point
+from rayconvai.sweep.space import Space, parse_space
+
+NESTED: dict[str, Any] = {
+    "optim.nesterov_decay": {"when": {"optim.nesterov": True}, "is": "normal(0.9, 0.01)"},
+    "optim": "choice(adamw, muon, sgd)",
+    "optim.nesterov": {"when": {"optim": ["muon", "sgd"]}, "is": "choice(true, false)"},
+    "layers": "range(1, 4)",
+    "optim.beta": {"when": {"optim": "adamw", "layers": [2, 3]}, "is": "uniform(0.9, 0.99)"},
+    "epochs": 5,
+}
+
+
+def test_a_point_holds_what_is_active() -> None:
+    space = parse_space(NESTED)
+    assert list(space) == ["optim", "optim.nesterov", "optim.nesterov_decay", "layers", "optim.beta", "epochs"]
+    rng = np.random.default_rng(0)
+    seen = {tuple(space.sample(rng)) for _ in range(100)}
+    plain, muon = ("optim", "layers", "epochs"), ("optim", "optim.nesterov", "layers", "epochs")
+    assert seen == {
+        plain,
+        ("optim", "layers", "optim.beta", "epochs"),
+        muon,
+        ("optim", "optim.nesterov", "optim.nesterov_decay", "layers", "epochs"),
+    }
+
+
+FINITE: dict[str, Any] = {
+    "a": "choice(1, true, x)",
+    "b": {"when": {"a": [1, "x"]}, "is": "range(0, 3)"},
+    "c": {"when": {"b": 2, "a": 1}, "is": "choice(u, v)"},
+    "d": "choice(p, q)",
+}
+
+
+def test_all_points_of_a_conditional_space() -> None:
+    points = list(parse_space(FINITE).all_points())
+    assert points[:3] == [{"a": 1, "b": 0, "d": "p"}, {"a": 1, "b": 0, "d": "q"}, {"a": 1, "b": 1, "d": "p"}]
+    assert len({repr(point) for point in points}) == len(points) == parse_space(FINITE).size == 2 * (2 + 2 + 1 + 3)
+    assert parse_space(NESTED).size == float("inf")
+
+
+shares = st.lists(st.floats(0, 1, exclude_max=True), min_size=6, max_size=6)
+
+
+@given(shares)
+def test_what_is_drawn_is_contained(shares: list[float]) -> None:
+    space = parse_space(NESTED)
+    point = space.at(shares)
+    assert space.contains(point)
+    assert not space.contains({**point, "other": 1})
+    assert not space.contains({key: value for key, value in point.items() if key != "layers"})
 
 
 @pytest.mark.parametrize(
-    ("text", "domain"),
+    ("space", "words"),
     [
-        pytest.param("choice(2, 4)", Choice((2, 4)), id="choice"),
-        pytest.param("choice([2, 4])", Choice((2, 4)), id="choice_as_ray_writes_it"),
-        pytest.param("choice([1, 2], [3])", Choice(([1, 2], [3])), id="choice_of_lists"),
-        pytest.param("choice(a, 'b, c', null, true, 1e-3)", Choice(("a", "b, c", None, True, 1e-3)), id="choice_kinds"),
-        pytest.param("choice(1, 1.0, true)", Choice((1, 1.0, True)), id="choice_tells_types_apart"),
-        pytest.param(r"choice('it\'s', x)", Choice(("it's", "x")), id="escaped_quote"),
-        pytest.param("adamw, muon", Choice(("adamw", "muon")), id="hydra_list"),
-        pytest.param("grid(1, 2)", Grid((1, 2)), id="grid"),
-        pytest.param("tune.grid_search([1, 2])", Grid((1, 2)), id="grid_as_ray_writes_it"),
-        pytest.param("uniform(0, 0.1)", Float(0.0, 0.1), id="uniform"),
-        pytest.param("uniform(lower=0, upper=0.1)", Float(0.0, 0.1), id="by_name"),
-        pytest.param("loguniform(1e-4, 1e-2)", Float(1e-4, 1e-2, log=True), id="loguniform"),
-        pytest.param("quniform(0, 0.3, 0.1)", Float(0.0, 0.3, step=0.1), id="quniform"),
-        pytest.param("randint(1, 4)", Int(1, 3), id="randint_leaves_out_its_end"),
-        pytest.param("lograndint(4, 64)", Int(4, 63, log=True), id="lograndint"),
-        pytest.param("qrandint(2, 8, 2)", Int(2, 8, step=2), id="qrandint_has_its_end"),
-        pytest.param("interval(1, 8)", Float(1.0, 8.0), id="interval_is_float"),
-        pytest.param("int(interval(1, 8))", Int(1, 8), id="int_interval_has_both_ends"),
-        pytest.param("float(interval(1, 8))", Float(1.0, 8.0), id="float_interval"),
-        pytest.param("tag(log, interval(1e-4, 1e-2))", Float(1e-4, 1e-2, log=True), id="tag_log"),
-        pytest.param("int(tag(log, interval(4, 64)))", Int(4, 64, log=True), id="int_tag_log"),
-        pytest.param("tag(log, int(interval(4, 64)))", Int(4, 64, log=True), id="tag_log_int"),
-        pytest.param("range(1, 4)", Int(1, 3), id="range"),
-        pytest.param("range(4)", Int(0, 3), id="range_from_0"),
-        pytest.param("range(1, 10, step=3)", Int(1, 7, step=3), id="range_starts_where_it_says"),
-        pytest.param("range(0, 0.3, step=0.1)", Float(0.0, 0.2, step=0.1), id="float_range_leaves_out_its_end"),
-        pytest.param("adamw", Fixed("adamw"), id="fixed_text"),
-        pytest.param(4, Fixed(4), id="fixed_number"),
-        pytest.param(None, Fixed(None), id="fixed_null"),
+        pytest.param({"a": {"when": {"b": 1}, "is": 2}}, "names 'b', which is not a key", id="unknown_key"),
+        pytest.param({"optim": "a, b", "c": {"when": {"optm": "a"}, "is": 2}}, "nearest: optim", id="nearest_key"),
+        pytest.param({"a": "x, y", "b": {"when": {"a": "z"}, "is": 1}}, "cannot be 'z'", id="value_never"),
+        pytest.param({"a": "adamw, muon", "b": {"when": {"a": "mun"}, "is": 1}}, "nearest: 'muon'", id="nearest_value"),
+        pytest.param({"a": "1, 2", "b": {"when": {"a": True}, "is": 1}}, "a cannot be true", id="true_is_not_1"),
+        pytest.param({"a": "uniform(0, 1)", "b": {"when": {"a": 0.5}, "is": 1}}, "never met", id="of_a_range"),
+        pytest.param({"a": "1, 2", "b": {"when": {"a": []}, "is": 1}}, "cannot be nothing", id="no_value"),
+        pytest.param(
+            {"a": {"when": {"b": 1}, "is": "1, 2"}, "b": {"when": {"a": 1}, "is": "1, 2"}},
+            "conditions of a, b go round in a circle",
+            id="circle",
+        ),
+        pytest.param({"a": {"when": {"b": 1}}}, "is written {when:", id="nothing_is"),
+        pytest.param({"a": {"wenn": {"b": 1}, "is": 1}}, "it has a key 'wenn'; nearest: when", id="misspelt"),
+        pytest.param({"a": {"when": "b", "is": 1}}, "is written {when:", id="no_mapping"),
+        pytest.param({"a": {"when": {"b": 1}, "is": [1, 2]}}, "write choice(...)", id="list"),
+        pytest.param({"a": {"when": {"b": 1}, "is": "unifrom(0, 1)"}}, "nearest: uniform", id="expression"),
     ],
 )
-def test_parse(text: Any, domain: Domain) -> None:
-    parsed = parse_domain(text)
-    assert parsed == domain
-    assert [type(value) for value in parsed.corners()] == [type(value) for value in domain.corners()]
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        pytest.param("loguniforn(1, 2)", "nearest: loguniform", id="unknown_function"),
-        pytest.param("__import__(os)", "no function '__import__'", id="not_python"),
-        pytest.param("uniform(0.1, 0)", "the other way round", id="bounds_swapped"),
-        pytest.param("randint(4, 4)", "nothing between", id="bounds_equal"),
-        pytest.param("loguniform(0, 1)", "no logarithm", id="log_of_zero"),
-        pytest.param("tag(log, interval(-1, 1))", "no logarithm", id="log_of_negative"),
-        pytest.param("choice()", "nothing to choose from", id="empty_choice"),
-        pytest.param("choice(a,,b)", "between two commas", id="empty_option"),
-        pytest.param("choice(a, a)", "stands twice", id="option_twice"),
-        pytest.param("uniform(0)", "upper is missing", id="missing_bound"),
-        pytest.param("uniform(0, 1, 2)", "takes (lower, upper)", id="too_many"),
-        pytest.param("uniform(lower=0, uper=1)", "nearest: upper", id="unknown_name"),
-        pytest.param("uniform(a, b)", "not a number", id="bounds_of_text"),
-        pytest.param("uniform(0, inf)", "not a number", id="endless"),
-        pytest.param("randint(0.5, 2)", "not an integer", id="integer_wanted"),
-        pytest.param("qrandint(1, 9, 2)", "no multiple of q=2", id="ray_would_never_draw_1"),
-        pytest.param("range(1.0, 2.0)", "holds one value", id="degenerate_range"),
-        pytest.param("range(0, 4, step=-1)", "step is -1", id="backwards"),
-        pytest.param("tag(grid, choice(1, 2))", "the one tag is log", id="other_tag"),
-        pytest.param("tag(log, choice(1, 2))", "takes an interval", id="tag_on_choice"),
-        pytest.param("int(choice(1, 2))", "takes an interval", id="cast_of_choice"),
-        pytest.param("choice(a, range(1, 3))", "inside one another", id="nested"),
-        pytest.param("choice(a, (b)", "bracket is not closed", id="open_bracket"),
-        pytest.param("choice(a, 'b)", "quote is not closed", id="open_quote"),
-        pytest.param("shuffle(range(1, 5))", "no function 'shuffle'", id="shuffle"),
-        pytest.param("choice(no, nan)", "quote what is meant as a text", id="nan"),
-        pytest.param("glob(*)", "no function 'glob'", id="glob"),
-    ],
-)
-def test_refused(text: str, words: str) -> None:
+def test_refused(space: dict[str, Any], words: str) -> None:
     with pytest.raises(SweepError) as error:
-        parse_domain(text)
+        parse_space(space)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+    assert str(error.value).startswith(f"space key '{error.value.key.removeprefix('space.')}'")
 
 
-@st.composite
-def domains(draw: st.DrawFn) -> Domain:
-    kind = draw(st.sampled_from(["choice", "uniform", "loguniform", "quniform", "randint", "lograndint", "qrandint"]))
-    if kind == "choice":
-        values = draw(st.lists(st.integers() | st.booleans() | st.none(), min_size=1, max_size=5, unique_by=repr))
-        return parse_domain(f"choice({', '.join(quote(value) for value in values)})")
-    if kind in ("uniform", "loguniform"):
-        floor = 1e-9 if kind == "loguniform" else -1e6
-        low = draw(st.floats(floor, 1e6))
-        high = draw(st.floats(low, 2e6, exclude_min=True))
-        return parse_domain(f"{kind}({low!r}, {high!r})")
-    if kind in ("quniform", "qrandint"):
-        step = draw(st.integers(1, 50)) / (1 if kind == "qrandint" else 100)
-        first, count = draw(st.integers(-50, 50)), draw(st.integers(1, 50))
-        low, high = ((round(k * step, 2) if kind == "quniform" else int(k * step)) for k in (first, first + count))
-        return parse_domain(f"{kind}({low}, {high}, {step if kind == 'quniform' else int(step)})")
-    low = draw(st.integers(1 if kind == "lograndint" else -1000, 1000))
-    return parse_domain(f"{kind}({low}, {draw(st.integers(low + 1, 2000))})")
-
-
-@given(domain=domains(), seed=st.integers(0, 2**32))
-def test_samples_and_corners_lie_within(domain: Domain, seed: int) -> None:
-    drawn = domain.sample(np.random.default_rng(seed))
-    for value in (drawn, *domain.corners()):
-        assert domain.contains(value)
-        assert domain.decode(domain.encode(value)) == value
-        assert domain.distribution()._contains(domain.distribution().to_internal_repr(domain.encode(value)))
-
-
-def test_log_integers_reach_both_ends() -> None:
-    domain = parse_domain("lograndint(1, 5)")
-    rng = np.random.default_rng(0)
-    assert {domain.sample(rng) for _ in range(300)} == {1, 2, 3, 4}
-
-
-def test_steps_are_the_numbers_one_would_write() -> None:
-    assert parse_domain("quniform(0, 0.3, 0.1)").values() == (0.0, 0.1, 0.2, 0.3)
-
-
-plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
-keys = st.text("abcdefghijklmnop_", min_size=1)
-
-
-@given(st.recursive(plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3)))
-def test_quote_reads_back(value: Any) -> None:
-    back = parse_value(quote(value))
-    assert back == value
-    assert type(back) is type(value)
+def draw_first(space: Space, given: Point) -> Point:
+    return space.complete(given, lambda dimension: dimension.domain.corners()[0])
 
 
 @pytest.mark.parametrize(
-    "text", ["a b", "it's", "x,y", "[1]", "1", "true", "null", "a=b", "\\", "\\'", "a\\\\'", "café", ""]
+    ("given", "point"),
+    [
+        pytest.param({}, {"optim": "adamw", "layers": 1, "epochs": 5}, id="nothing"),
+        pytest.param(
+            {"optim.nesterov_decay": 1},
+            {"optim": "muon", "optim.nesterov": True, "optim.nesterov_decay": 1.0, "layers": 1, "epochs": 5},
+            id="what_it_needs",
+        ),
+        pytest.param(
+            {"optim.beta": 0.95}, {"optim": "adamw", "layers": 2, "optim.beta": 0.95, "epochs": 5}, id="two_conditions"
+        ),
+    ],
 )
-def test_quote_keeps_text_text(text: str) -> None:
-    assert parse_value(quote(text)) == text
+def test_complete(given: Point, point: Point) -> None:
+    assert draw_first(parse_space(NESTED), given) == point
 
 
-def test_nan_survives() -> None:
-    assert math.isnan(parse_value(quote(math.nan)))
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        pytest.param({"optm": "muon"}, "'optm' is not a key of the space; nearest: optim", id="unknown"),
+        pytest.param(
+            {"optim": "muno"}, "optim='muno' lies outside the space; nearest: 'muon'; it has:", id="no_option"
+        ),
+        pytest.param({"layers": 7}, "layers=7 lies outside the space, which goes from 1 to 3", id="beyond"),
+        pytest.param({"layers": True}, "layers=true lies outside", id="true_is_not_1"),
+        pytest.param(
+            {"optim": "adamw", "optim.nesterov": True},
+            "'optim.nesterov' is not active here: optim is to be 'muon' or 'sgd'",
+            id="inactive",
+        ),
+        pytest.param({"optim.nesterov": False, "optim.nesterov_decay": 0.9}, "not active here", id="nested_inactive"),
+    ],
+)
+def test_cannot_complete(given: Point, words: str) -> None:
+    with pytest.raises(SweepError) as error:
+        draw_first(parse_space(NESTED), given)
+    assert words in str(error.value)
+
+
+def test_corner_points_have_every_value() -> None:
+    space = parse_space(NESTED, ["layers != 1 or optim == 'adamw'"])
+    points = space.corner_points()
+    assert points[:1] == [{"optim": "adamw", "layers": 1, "epochs": 5}]
+    assert all(space.contains(point) and space.refused_by(point) is None for point in points)
+    for key, domain in space.items():
+        assert {repr(point[key]) for point in points if key in point} >= {repr(value) for value in domain.corners()}
+
+
+def test_what_no_point_may_have() -> None:
+    space = parse_space(NESTED, ["optim != 'sgd' or layers > 3"])
+    assert space.holding({"optim": "sgd"}) is None
+    assert space.holding({"optim": "adamw", "optim.nesterov": True}) is None
+
+
+def test_constraints_read_the_config_of_the_point() -> None:
+    asked: list[Point] = []
+
+    def config_of(point: Point) -> DictConfig:
+        asked.append(point)
+        if point["width"] == 9:
+            raise ConfigError("no such model")
+        return OmegaConf.create({"model": {"width": "${double:}", "heads": 4, "sizes": [1, 2], "double": None}} | point)
+
+    OmegaConf.register_new_resolver("double", lambda: 16, replace=True)
+    within = parse_space({"width": "choice(4, 6, 9)"}, ["width > 0"], config_of)
+    assert within.refused_by({"width": 6}) is None
+    assert asked == []
+    beyond = parse_space(
+        {"width": "choice(4, 6, 9)"},
+        ["width % model.heads == 0", "model.width == 16 and len(model.sizes) == 2", "model.nothing > width"],
+        config_of,
+    )
+    assert beyond.refused_by({"width": 4}) is None
+    refused = beyond.refused_by({"width": 6})
+    assert refused is not None
+    assert refused.text == "width % model.heads == 0"
+    assert beyond.refused_by({"width": 9}) is None, "what cannot be composed ends as infeasible"
+    assert asked == [{"width": 4}, {"width": 6}, {"width": 9}]
+
+
+def test_a_constraint_that_cannot_be_evaluated_says_where() -> None:
+    space = parse_space({"a": "choice(0, x)", "b": 1}, ["b / a > 0"])
+    with pytest.raises(SweepError, match=r"constraint 'b / a > 0': division by zero, at a=0, b=1"):
+        space.refused_by({"a": 0, "b": 1})
+    with pytest.raises(SweepError, match=r"'x' is not a number, at a='x', b=1"):
+        space.refused_by({"a": "x", "b": 1})

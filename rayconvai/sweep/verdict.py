@@ -1,0 +1,20 @@
+"""How a trial ended, and why."""
+
+from __future__ import annotations
+
+from rayconvai.errors import ConfigError, InfeasibleError, NeuralTypeError, RayconvaiError, StorageError
+from rayconvai.experiment.interrupt import Interrupted
+
+
+def judge(error: BaseException) -> tuple[str, str]:
+    """Tell a point that cannot work (infeasible) from a fault of code, data or machine (failed), with the reason."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, Interrupted):
+        return "interrupted", ""
+    if isinstance(error, StorageError):
+        return "interrupted", message  # no fault of the point: the sweep stops, and can go on
+    if isinstance(error, (InfeasibleError, ConfigError, NeuralTypeError)):
+        return "infeasible", message
+    if isinstance(error, RayconvaiError):
+        return "failed", message
+    return "failed", f"{type(error).__name__}: {message[:300]} (the trace is in the trial's error.txt)"

@@ -1,0 +1,215 @@
+"""The engine with trials that only count: every scheduler, with the driver dying at any moment."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayconvai.sweep.engine import Engine, recall
+from rayconvai.sweep.journal import Journal, iter_records, read_journal
+from rayconvai.sweep.pbt import Pbt
+from rayconvai.sweep.scheduler import Asha, HyperBand, Median, Scheduler
+from rayconvai.sweep.space import Space, parse_space
+from rayconvai.sweep.spec import BudgetSpec, MetricSpec, SchedulerSpec, SearchSpec, SweepSpec
+from rayconvai.sweep.state import ENDED, Attempt, SweepState, TrialRecord
+
+EPOCHS = 9
+METRIC = MetricSpec(name="loss", mode="min")
+SPEC = SweepSpec(
+    name="simulated",
+    recipe="none",
+    space={"lr": "uniform(0, 1)", "width": "choice(1, 2, 3)"},
+    metric=METRIC,
+    search=SearchSpec(name="optuna", seed=1),
+    scheduler=SchedulerSpec(name="none"),
+    budget=BudgetSpec(trials=12),
+)
+
+
+class Remembers:
+    """A searcher whose every proposal depends on all that it was told."""
+
+    total, learns = None, True
+
+    def __init__(self) -> None:
+        self.told: dict[int, Any] = {}
+
+    def ask(self, group: int) -> dict[str, Any]:
+        rng = random.Random(f"{group} {sorted(self.told.items())}")
+        return {"lr": rng.random(), "width": rng.choice([1, 2, 3])}
+
+    def notes(self, group: int) -> dict[str, Any]:
+        return {}
+
+    def recall(self, group: int, point: dict[str, Any], notes: dict[str, Any]) -> None: ...
+
+    def tell(self, group: int, values: Any, *, stopped_at: int | None = None) -> None:
+        self.told[group] = (values, stopped_at)
+
+
+class Dies(Exception):
+    """The driver, at this moment."""
+
+
+class World:
+    """The trials' side: what has been trained and saved, whoever asks."""
+
+    def __init__(self, death: float, seed: int) -> None:
+        self.rng, self.death = random.Random(seed), death
+        self.saved: dict[int, int] = {}
+        """Trial -> epoch of its last checkpoint."""
+        self.trained: dict[int, list[dict[str, Any]]] = {}
+
+    def moment(self) -> None:
+        if self.rng.random() < self.death:
+            raise Dies
+
+    def take_over(self, member: int, donor: int, epoch: int) -> None:
+        assert self.saved[donor] == epoch
+        self.saved[member] = epoch
+
+    def loss(self, trial: TrialRecord, epoch: int) -> float:
+        seed = 0.01 * sum(map(len, trial.overrides[-1:])) + 0.001 * trial.repeat
+        return abs(trial.point["lr"] - 0.4) + 0.1 * trial.point["width"] + 1 / epoch + seed
+
+    def work(self, engine: Engine, attempt: Attempt) -> Any:
+        """Do an attempt, a step at each call of next()."""
+        trial = engine.state.trials[attempt.number]
+        engine.started(attempt.number)
+        yield
+        epoch = self.saved.get(attempt.number, 0)
+        while epoch < EPOCHS and (attempt.until is None or epoch < attempt.until):
+            epoch += 1
+            report = {"epoch": epoch, "metrics": {"loss": self.loss(trial, epoch)}, "cost": {"wall": 1.0}}
+            self.moment()
+            goes_on = engine.reported(attempt.number, report)
+            self.moment()
+            self.saved[attempt.number] = epoch
+            self.moment()
+            if not goes_on:
+                engine.gone(attempt.number)
+                return
+            yield
+        end = "paused" if epoch < EPOCHS else "finished"
+        engine.ended(attempt.number, {"end": end, "reason": "", "cost": {"wall": 1.0}})
+
+
+def scheduler_of(spec: SweepSpec, space: Space) -> Scheduler:
+    given = spec.scheduler
+    return {
+        "none": lambda: Scheduler(METRIC, EPOCHS),
+        "asha": lambda: Asha(METRIC, EPOCHS, grace=1, reduction=3, repeats=spec.repeats),
+        "median": lambda: Median(METRIC, EPOCHS, grace=2),
+        "hyperband": lambda: HyperBand(METRIC, EPOCHS, grace=1, reduction=3),
+        "pbt": lambda: Pbt(METRIC, EPOCHS, given, space, seed=1, population=spec.budget.trials or 0),
+    }[given.name]()
+
+
+def session(spec: SweepSpec, directory: Path, world: World, concurrent: int) -> None:
+    space = parse_space(spec.space, spec.constraints)
+    with Journal(directory) as journal:
+        journal.open({}, dataclasses.asdict(spec))
+        searcher: Any = Remembers()
+        recall(searcher, spec, journal.state)
+        engine = Engine(
+            spec, journal, searcher, scheduler_of(spec, space), seeds=range(spec.repeats), take_over=world.take_over
+        )
+        running: list[Any] = []
+        while True:
+            while len(running) < concurrent and (given := engine.next_attempt()) is not None:
+                running.append(world.work(engine, given))
+            if not running:
+                return
+            chosen = running[world.rng.randrange(len(running))]
+            try:
+                next(chosen)
+            except StopIteration:
+                running.remove(chosen)
+
+
+def simulate(spec: SweepSpec, directory: Path, *, death: float = 0.0, seed: int = 0, concurrent: int = 1) -> SweepState:
+    world = World(death, seed)
+    while True:
+        try:
+            session(spec, directory, world, concurrent)
+        except Dies:
+            continue
+        return read_journal(directory)
+
+
+def known(state: SweepState) -> list[Any]:
+    """Return what is to be the same whether the driver died or not."""
+    return [
+        (number, trial.status, trial.first_point, trial.point, trial.curve("loss"), trial.exploits)
+        for number, trial in sorted(state.trials.items())
+    ]
+
+
+def scheduled(name: str, **changes: Any) -> SweepSpec:
+    scheduler: Any = SchedulerSpec(name=name, interval=3)  # type: ignore[arg-type]
+    return dataclasses.replace(SPEC, scheduler=scheduler, **changes)
+
+
+CASES = [
+    pytest.param(scheduled("none"), id="none"),
+    pytest.param(scheduled("asha"), id="asha"),
+    pytest.param(scheduled("asha", repeats=3, budget=BudgetSpec(trials=21)), id="asha_repeats"),
+    pytest.param(scheduled("median"), id="median"),
+    pytest.param(scheduled("hyperband", budget=BudgetSpec(trials=20)), id="hyperband"),
+    pytest.param(scheduled("pbt", budget=BudgetSpec(trials=8)), id="pbt"),
+]
+
+
+@pytest.mark.parametrize("spec", CASES)
+@pytest.mark.parametrize("seed", range(3))
+def test_death_of_the_driver_changes_nothing(spec: SweepSpec, seed: int, tmp_path: Path) -> None:
+    undisturbed = simulate(spec, tmp_path / "a")
+    disturbed = simulate(spec, tmp_path / "b", death=0.03, seed=seed)
+    assert known(disturbed) == known(undisturbed)
+    results = [(r["trial"], r["epoch"]) for r in iter_records(tmp_path / "b") if r["kind"] == "result"]
+    assert len(results) == len(set(results))
+
+
+@pytest.mark.parametrize("spec", CASES)
+@pytest.mark.parametrize("seed", range(3))
+def test_many_at_once_come_to_an_end(spec: SweepSpec, seed: int, tmp_path: Path) -> None:
+    state = simulate(spec, tmp_path, death=0.01, seed=seed, concurrent=3)
+    assert len(state.trials) == spec.budget.trials
+    assert all(trial.status in ENDED for trial in state.trials.values())
+    for trial in state.trials.values():
+        assert list(trial.curve("loss")) == list(range(1, trial.epoch + 1))
+        assert trial.epoch == EPOCHS or trial.status == "stopped"
+
+
+def test_hyperband_halves_its_brackets(tmp_path: Path) -> None:
+    state = simulate(scheduled("hyperband", budget=BudgetSpec(trials=17)), tmp_path)
+    # R = 9, eta = 3: 9 trials from 1 epoch, 5 from 3, 3 of all 9 (table 1 of the paper, with R for 81).
+    reached = [
+        [sum(state.trials[n].epoch >= e for n in numbers) for e in (1, 3, 9)]
+        for numbers in (range(9), range(9, 14), range(14, 17))
+    ]
+    assert reached == [[9, 3, 1], [5, 5, 1], [3, 3, 3]]
+
+
+def test_pbt_goes_on_from_the_best(tmp_path: Path) -> None:
+    spec = scheduled("pbt", budget=BudgetSpec(trials=8))
+    state = simulate(spec, tmp_path)
+    exploits = [(exploit.epoch, number) for number, trial in state.trials.items() for exploit in trial.exploits]
+    assert {epoch for epoch, _ in exploits} == {3, 6}
+    assert len(exploits) == 4  # a quarter of eight, twice
+    for trial in state.trials.values():
+        for exploit in trial.exploits:
+            donor = state.trials[exploit.donor]
+            assert donor.value_at("loss", exploit.epoch) < (trial.value_at("loss", exploit.epoch) or 0)
+
+
+def test_repeats_are_judged_together(tmp_path: Path) -> None:
+    state = simulate(scheduled("asha", repeats=3, budget=BudgetSpec(trials=21)), tmp_path)
+    for members in state.groups().values():
+        assert len({trial.epoch for trial in members}) == 1
+        assert len({trial.overrides[-1] for trial in members}) == 3
+    assert {trial.epoch for trial in state.trials.values()} >= {1, 9}
