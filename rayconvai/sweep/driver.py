@@ -13,12 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
 import ray
-from ray import tune
-from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError
+from ray import cloudpickle, tune
+from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.tune.search import Searcher as TuneSearcher
 from ray.tune.stopper import Stopper
 
@@ -131,8 +132,9 @@ class _Events(tune.Callback):
         self.trials.pop(number, None)
         since = self.began.pop(number, math.inf)
         reason = self.killed.pop(number, "") or hang_reason(self.settings.run_dir(number), since)
-        memory = isinstance(trial.get_pickled_error(), OutOfMemoryError)
-        self.tell(self.engine.lost, number, reason or _death(trial), memory, otherwise=None)
+        error, text = _error(trial)
+        memory = "due to the node running low on memory" in text
+        self.tell(self.engine.lost, number, reason or _death(error), memory, otherwise=None)
 
     def kill_silent(self) -> None:
         """End the processes that say nothing any more."""
@@ -172,9 +174,18 @@ class _Attempts(TuneSearcher):
         return {}
 
 
-def _death(trial: Any) -> str:
+def _error(trial: Any) -> tuple[Exception | None, str]:
+    """Return what ended an attempt: the error, of the kinds that Tune keeps, and its text.
+
+    Tune's own accessors look in its storage, where only its snapshots would put these files.
+    """
+    kept, said = trial.pickled_error_file, trial.error_file
+    error = cloudpickle.loads(Path(kept).read_bytes()) if kept else None
+    return error, Path(said).read_text(encoding="utf-8") if said else ""
+
+
+def _death(error: Exception | None) -> str:
     """Say how a trial's process died."""
-    error = trial.get_pickled_error()
     if not isinstance(error, RayActorError):
         return f"its process could not go on: {type(error).__name__}" if error else "its process died"
     if error.actor_init_failed:

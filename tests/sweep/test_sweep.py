@@ -14,7 +14,7 @@ import pytest
 from ray.cluster_utils import Cluster
 from sweep_cli import epochs_written, run, started, wait_for
 
-from rayconvai.sweep.journal import read_journal
+from rayconvai.sweep.journal import iter_records, read_journal
 from rayconvai.sweep.state import SweepState
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,9 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A cluster of two nodes with one CPU each, started by somebody who knows nothing of our packages."""
     monkeypatch.delenv("PYTHONPATH", raising=False)
     quiet = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
-    for name, value in {**quiet, "OMP_NUM_THREADS": "1"}.items():
+    kinds = ("initial_delay_ms", "period_ms", "timeout_ms")
+    watchful = {f"RAY_health_check_{kind}": "1000" for kind in kinds}  # a node that is gone is missed in seconds
+    for name, value in {**quiet, **watchful, "OMP_NUM_THREADS": "1"}.items():
         monkeypatch.setenv(name, value)
     temporary = tempfile.mkdtemp(prefix="ray")  # pytest's own are too long for sockets
     node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
@@ -142,7 +144,7 @@ def test_a_full_disk_stops_the_sweep_and_costs_no_trial(tmp_path: Path) -> None:
 
 
 def test_killed_and_interrupted_and_taken_up_on_a_cluster(tmp_path: Path, two_nodes: Cluster) -> None:
-    slow = ["space.model.breaks=grid(no)", "overrides=[model.pause=0.3]", "scheduler.name=none"]
+    slow = ["space.model.breaks=grid(no)", "overrides=[model.pause=0.3]", "scheduler={name: none}"]
     with started(tmp_path, *slow) as process:
         wait_for(process, "t0000 is under way")
         process.send_signal(signal.SIGKILL)
@@ -161,3 +163,19 @@ def test_killed_and_interrupted_and_taken_up_on_a_cluster(tmp_path: Path, two_no
     assert all(trial.attempts > 1 for trial in trials)
     assert {node.node_id for node in two_nodes.list_all_nodes()} <= nodes_used(tmp_path)
     assert all(node.remaining_processes_alive() for node in two_nodes.list_all_nodes())
+
+
+def test_a_trial_whose_node_dies_is_finished_on_another(tmp_path: Path, two_nodes: Cluster) -> None:
+    slow = ["space.model.breaks=grid(no)", "overrides=[model.pause=0.3]", "scheduler={name: none}"]
+    with started(tmp_path, *slow, "resources.concurrent=2", RAY_ADDRESS=two_nodes.address) as process:
+        wait_for(process, "t0001 is under way")
+        (node,) = two_nodes.worker_nodes
+        node.kill_raylet()
+        output, _ = process.communicate()
+    assert process.returncode == 0, output
+    trials = read_journal(tmp_path / "demo").trials.values()
+    assert [(trial.status, trial.epoch) for trial in trials] == [("finished", 4), ("finished", 4)]
+    assert sorted(trial.attempts for trial in trials) == [1, 2]
+    lost = [record for record in iter_records(tmp_path / "demo") if record["kind"] == "lost"]
+    assert [record["reason"] for record in lost] == ["its node died or cannot be reached"]
+    assert sorted(epochs_written(tmp_path)) == [(trial, epoch) for trial in (0, 1) for epoch in (1, 2, 3, 4)]

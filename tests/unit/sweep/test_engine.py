@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -85,7 +84,7 @@ def test_an_address_that_cannot_be_joined(monkeypatch: pytest.MonkeyPatch, addre
     ],
 )
 def test_how_a_process_died(error: Exception, reason: str) -> None:
-    assert _death(SimpleNamespace(get_pickled_error=lambda: error)) == reason
+    assert _death(error) == reason
 
 
 @pytest.mark.parametrize(
