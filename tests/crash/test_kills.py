@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from harness import Place, differences, faults, fill, flip, forget_tune, kill, outcome, tear
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SWEEP = ["search.name=optuna", "scheduler.name=asha", "scheduler.reduction=2"]
 TRIALS = 3
