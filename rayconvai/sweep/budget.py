@@ -6,13 +6,14 @@ import math
 import re
 
 from rayconvai.sweep.spec import SweepSpec
-from rayconvai.sweep.state import ENDED, SweepState
+from rayconvai.sweep.state import ENDED, SweepState, TrialRecord
 
 
 def hopeless(spec: SweepSpec, state: SweepState) -> str:
     """Return why a sweep gives up: its first trials all fail for one reason. Empty: it does not."""
-    bad = [trial for trial in state.trials.values() if trial.status in ("infeasible", "failed")]
-    if len(bad) < spec.give_up_after or any(trial.epoch for trial in state.trials.values() if trial not in bad):
+    bad = [trial for trial in state.trials.values() if not trial.usable]
+    works = any(trial.epoch for trial in state.trials.values() if trial.usable)
+    if works or len(bad) < spec.give_up_after:
         return ""
     same = [trial for trial in bad if same_reason(trial.reason, bad[0].reason)]
     return "failed" if len(same) >= spec.give_up_after else ""
@@ -26,24 +27,35 @@ def budget_over(spec: SweepSpec, state: SweepState, seconds: float) -> str:
         state: what was used.
         seconds: how long the sweep's drivers have worked.
     """
-    budget, metric = spec.budget, spec.metric
+    budget = spec.budget
     if budget.hours is not None and seconds >= budget.hours * 3600:
         return "budget.hours"
     if budget.gpu_hours is not None and state.cost.gpu >= budget.gpu_hours * 3600:
         return "budget.gpu_hours"
-    if budget.target is None and budget.plateau is None:
-        return ""
-    sign = 1 if metric.mode == "min" else -1
+    if budget.target is not None and any(reaches_target(trial, spec) for trial in state.trials.values()):
+        return "budget.target"
+    return "budget.plateau" if budget.plateau is not None and _since_best(spec, state) >= budget.plateau else ""
+
+
+def reaches_target(trial: TrialRecord, spec: SweepSpec) -> bool:
+    """Tell whether a trial is as good as ``budget.target`` asks."""
+    target, metric = spec.budget.target, spec.metric
+    best = trial.best(metric.name, metric.mode)
+    if target is None or best is None or not trial.usable:
+        return False
+    return best[0] <= target if metric.mode == "min" else best[0] >= target
+
+
+def _since_best(spec: SweepSpec, state: SweepState) -> int:
+    """Return how many trials have ended since the one that is the best."""
+    sign = 1 if spec.metric.mode == "min" else -1
     best, since = math.inf, 0
-    by_end = sorted(state.trials.values(), key=lambda trial: trial.ended or math.inf)
-    for trial in by_end:
-        found = trial.best(metric.name, metric.mode) if trial.status not in ("infeasible", "failed") else None
+    ended = [trial for trial in state.trials.values() if trial.status in ENDED]
+    for trial in sorted(ended, key=lambda trial: trial.ended or 0):
+        found = trial.best(spec.metric.name, spec.metric.mode) if trial.usable else None
         loss = math.inf if found is None else sign * found[0]
-        if budget.target is not None and loss <= sign * budget.target:
-            return "budget.target"
-        if trial.status in ENDED:
-            best, since = (loss, 0) if loss < best else (best, since + 1)
-    return "budget.plateau" if budget.plateau is not None and since >= budget.plateau else ""
+        best, since = (loss, 0) if loss < best else (best, since + 1)
+    return since
 
 
 def is_finished(state: SweepState, spec: SweepSpec) -> str:

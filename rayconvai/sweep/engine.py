@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, Protocol
 
-from rayconvai.sweep.budget import budget_over, hopeless
+from rayconvai.sweep.budget import budget_over, hopeless, reaches_target
 from rayconvai.sweep.domains import Point
 from rayconvai.sweep.grammar import to_overrides
 from rayconvai.sweep.journal import Journal
@@ -99,6 +99,7 @@ class Engine:
         if report["epoch"] > trial.epoch:  # else the attempt went over an earlier one's ground
             fields = {key: report[key] for key in ("epoch", "metrics", "cost")}
             self._append("result", trial=number, attempt=trial.attempts, **fields)
+            self._over = self._over or ("budget.target" if reaches_target(trial, self.spec) else "")
             for listener in self.listeners:
                 listener.reported(trial)
         if report["epoch"] == trial.epoch and self.scheduler.stops(self.state, trial):
@@ -227,7 +228,8 @@ class Engine:
     def _append(self, kind: str, **fields: Any) -> None:
         self.journal.append(kind, **fields)
         self._changed = self._changed or kind not in ("attempt", "result")
-        self._over_is_old = True
+        # What an epoch of one trial changes, beside the hours, is whether it reached the target.
+        self._over_is_old = self._over_is_old or kind != "result" or self.spec.budget.gpu_hours is not None
 
 
 _SILENCE_MARGIN = 30.0
