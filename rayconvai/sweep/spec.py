@@ -383,6 +383,7 @@ def _check(file: SweepFile) -> None:
         "resources.gpus": (spec.resources.gpus, 0),
         "scheduler.grace": (spec.scheduler.grace, 1),
         "scheduler.interval": (spec.scheduler.interval, 1),
+        "search.seed": (spec.search.seed, 0),
         "search.population": (spec.search.population, 2),
         "checkpoints.keep": (spec.checkpoints.keep, 1),
         "prices.cpu_hour": (spec.prices.cpu_hour, 0),

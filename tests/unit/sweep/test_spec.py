@@ -71,6 +71,7 @@ def test_expressions_within_braces_need_no_quotes(tmp_path: Path) -> None:
         pytest.param("trials: 8", "trials: 0", 10, "budget.trials is 0, less than 1", id="no_trials"),
         pytest.param("mode: min", "mode: less", 7, "metric.mode is 'less', not one of min, max", id="literal"),
         pytest.param("name: random", "name: rando", 8, "nearest: random", id="searcher"),
+        pytest.param("seed: 3", "seed: -1", 8, "search.seed is -1, less than 0", id="seed"),
         pytest.param("grace: 2", "grace: 0", 9, "scheduler.grace is 0", id="grace"),
         pytest.param("cpus: 1", "cpus: 0", 11, "resources.cpus is 0", id="no_cpus"),
         pytest.param("{trials: 8}", "8", 10, "budget is 8, not a mapping", id="no_mapping"),
