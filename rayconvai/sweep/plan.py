@@ -136,9 +136,12 @@ def plan_sweep(file: SweepFile) -> Plan:
     plan.problems += [*preflight.checkpoints(file, base), *preflight.storage(file)]
     if plan.problems:
         return plan
-    _check_values(file, plan, checker)
-    if not plan.problems:
-        _check_points(file, plan, checker, searcher)
+    try:
+        _check_values(file, plan, checker)
+        if not plan.problems:
+            _check_points(file, plan, checker, searcher)
+    except SweepError as error:
+        plan.problems.append(f"{file.at(error.key or 'space')}: {error}")
     plan.max_epochs = max((trainer.max_epochs or 0 for trainer in checker.trainers.values()), default=0)
     if not plan.problems:
         plan.problems += preflight.metrics(file, checker, base)
@@ -207,9 +210,10 @@ def _check_values(file: SweepFile, plan: Plan, checker: PointChecker) -> None:
         for value in values:
             points = (space.holding({**other, key: value}) for other in ({}, *others))
             problems: list[str] = []
-            for point in points:
-                if point is not None and all(problems):
-                    problems.append(checker.problem(point))
+            for point in filter(None, points):
+                problems.append(checker.problem(point))
+                if not problems[-1]:
+                    break
             if not problems and isinstance(space[key], Choice):  # of a range the constraints may leave a part
                 plan.problems.append(f"{file.at('constraints')}: no point with {key}={quote(value)} meets them")
             elif problems and all(problems):
@@ -223,11 +227,7 @@ def _check_values(file: SweepFile, plan: Plan, checker: PointChecker) -> None:
 
 def _check_points(file: SweepFile, plan: Plan, checker: PointChecker, searcher: Searcher) -> None:
     count = SAMPLES if plan.total is None else min(plan.total // plan.repeats, MOST_POINTS)
-    try:
-        points = [point for point in map(searcher.ask, range(count)) if point is not None]
-    except SweepError as error:
-        plan.problems.append(f"{file.at(error.key or 'space')}: {error}")
-        return
+    points = [point for point in map(searcher.ask, range(count)) if point is not None]
     plan.points = [PlannedPoint(**vars(checker.check(point)), point=point) for point in points]
     joint = plan.space.corner_points()[:2]
     seen: dict[str, list[Point]] = {}

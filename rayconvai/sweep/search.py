@@ -40,6 +40,8 @@ _STATE = {"cmaes": "cma:", "nsga2": "NSGA2:"}
 _GENERATION, _PARENTS = "NSGA2:generation", "NSGA2:parent:"
 MOST_GRID_POINTS = 1_000_000
 """Of a grid with constraints: each point has to be looked at to count those that are allowed."""
+MOST_COMPOSED = 10_000
+"""The same, where constraints name keys that do not vary: each point has to be composed."""
 
 
 class Searcher(ABC):
@@ -135,8 +137,12 @@ class GridSearcher(_SequenceSearcher):
                 raise SweepError(f"space key '{key}' has no end of values; write choice(...) or range(...)")
         super().__init__(space, seed, list({_name(point): point for point in first}.values()))
         size = int(space.size)
-        if space.constraints and size > MOST_GRID_POINTS:
-            raise SweepError(f"a grid of {size} points is too large for constraints; use search.name=random")
+        most = MOST_COMPOSED if space.beyond else MOST_GRID_POINTS
+        if space.constraints and size > most:
+            raise SweepError(
+                f"a grid of {size} points is too large for these constraints (most: {most}); use search.name=random",
+                key="constraints",
+            )
         allowed = sum(1 for _ in self._sequence()) if space.constraints else size - len(self.first)
         self.total = len(self.first) + allowed
 

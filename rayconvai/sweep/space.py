@@ -17,12 +17,14 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from rayconvai.errors import ConfigError, SweepError, nearest
-from rayconvai.sweep.constraints import ABSENT, Constraint, parse_constraint
+from rayconvai.sweep.constraints import ABSENT, Constraint, Lookup, parse_constraint
 from rayconvai.sweep.domains import Choice, Domain, Float, Int, Normal, Point, Value, same
 from rayconvai.sweep.grammar import parse_domain, quote, to_overrides
 
 TRIES = 1000
 """So many points in a row may be refused by the constraints."""
+DRAWS = 50
+"""So many are drawn where each has to be composed, only to find one that has a certain value."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,9 @@ class Space(Mapping[str, Domain]):
     ) -> None:
         self.dimensions = {dimension.key: dimension for dimension in _sorted(dimensions)}
         self.constraints, self.config_of = tuple(constraints), config_of
+        self.within = [item for item in constraints if config_of is None or {*item.names} <= {*self.dimensions}]
+        self.beyond = [item for item in constraints if item not in self.within]
+        self._known: dict[tuple[str, ...], Constraint | None] = {}
         self.parents = {key for dimension in dimensions for key in dimension.when}
 
     def __getitem__(self, key: str) -> Domain:
@@ -148,20 +153,32 @@ class Space(Mapping[str, Domain]):
         Raises:
             SweepError: a constraint cannot be evaluated there.
         """
-        config: list[DictConfig | None] = []
-
-        def lookup(name: str) -> Value:
-            if name in self.dimensions or self.config_of is None:
-                return point.get(name, ABSENT)
-            if not config:
-                config.append(_composed(self.config_of, point))
-            value = ABSENT if config[0] is None else OmegaConf.select(config[0], name, default=ABSENT)
-            return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-
         try:
-            return next((constraint for constraint in self.constraints if not constraint.holds(lookup)), None)
+            refused = _first_broken(self.within, lambda name: point.get(name, ABSENT))
+            if refused is None and self.beyond:
+                refused = self._refused_beyond(point)
         except SweepError as error:
             raise SweepError(f"{error}, at {', '.join(to_overrides(point))}", key="constraints") from error
+        return refused
+
+    def _refused_beyond(self, point: Point) -> Constraint | None:
+        """Compose a point, for the constraints that name keys which do not vary; once for each point."""
+        name = tuple(to_overrides(point))
+        if name not in self._known:
+            assert self.config_of is not None
+            try:
+                config = self.config_of(point)
+            except ConfigError:  # its trial will end as infeasible, with the reason
+                self._known[name] = None
+            else:
+                self._known[name] = _first_broken(self.beyond, lambda key: self._value(key, point, config))
+        return self._known[name]
+
+    def _value(self, key: str, point: Point, config: DictConfig) -> Value:
+        if key in self.dimensions:
+            return point.get(key, ABSENT)
+        value = OmegaConf.select(config, key, default=ABSENT)
+        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
     def first_allowed(self, points: Iterable[Point]) -> Point:
         """Return the first point that all constraints allow, of at most TRIES.
@@ -190,18 +207,25 @@ class Space(Mapping[str, Domain]):
         """Return a point with these values that the constraints allow; None if none was found.
 
         The rest is at the first corner, or else the last, or else drawn.
+
+        Raises:
+            SweepError: a constraint cannot be evaluated.
         """
         rng = np.random.default_rng(0)
+        draws = DRAWS if self.beyond else TRIES if self.constraints else 0  # composing takes its time
         choosers: list[Chooser] = [
             lambda dimension: dimension.domain.corners()[0],
             lambda dimension: dimension.domain.corners()[-1],
-            *[lambda dimension: dimension.domain.sample(rng)] * (TRIES if self.constraints else 0),
+            *[lambda dimension: dimension.domain.sample(rng)] * draws,
         ]
         try:
-            points = (self.complete(given, choose) for choose in choosers)
-            return next((point for point in points if self.refused_by(point) is None), None)
-        except SweepError:
+            self.complete(given, choosers[0])
+        except SweepError:  # they exclude each other
             return None
+        if _first_broken(self.within, lambda name: given.get(name, ABSENT)) is not None:
+            return None
+        points = (self.complete(given, choose) for choose in choosers)
+        return next((point for point in points if self.refused_by(point) is None), None)
 
     def corner_points(self) -> list[Point]:
         """Return allowed points that together have each value to try of each key: the joint corners come first."""
@@ -301,12 +325,8 @@ def _sorted(dimensions: Sequence[Dimension]) -> list[Dimension]:
     return list(ordered.values())
 
 
-def _composed(config_of: Callable[[Point], DictConfig], point: Point) -> DictConfig | None:
-    """Compose a point; None if it cannot be: its trial will end as infeasible, with the reason."""
-    try:
-        return config_of(point)
-    except ConfigError:
-        return None
+def _first_broken(constraints: Sequence[Constraint], lookup: Lookup) -> Constraint | None:
+    return next((constraint for constraint in constraints if not constraint.holds(lookup)), None)
 
 
 def _condition(when: Mapping[str, tuple[Value, ...]]) -> str:

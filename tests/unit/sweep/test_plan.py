@@ -218,3 +218,63 @@ def test_points_that_cannot_work_are_warned_of(plan) -> None:
         bad = point["model.quirk"] == "odd" and point["model.floor"] and point["model.width"] < 8
         assert bool(planned.problem) == bool(bad)
     assert any("cannot work: model.width=2" in warning for warning in made.warnings)
+
+
+CONDITIONAL = """choice(2, 8)
+  optim: choice(sgd, adamw)
+  optim.momentum: {when: {optim: sgd}, is: choice(0.5, 0.9)}
+  model.floor: {when: {model.width: 8}, is: uniform(0, 1)}
+constraints: [optim == 'sgd' or model.width > 2, model.floor < trainer.max_epochs]
+points: [{model.width: 8, optim: adamw}]"""
+
+
+def conditional(old: str = "", new: str = "") -> str:
+    """The file's middle, so that ``constraints`` stands in line 12 and ``points`` in 13."""
+    assert old in CONDITIONAL
+    lines = CONDITIONAL.replace(old, new, 1).split("\n")
+    return "\n".join([*lines[:4], "  optim.lr: loguniform(1e-4, 1e-2)", "  shape: choice(narrow, wide)", *lines[4:]])
+
+
+MIDDLE = "choice(2, 8)\n  shape: choice(narrow, wide)\n  optim.lr: loguniform(1e-4, 1e-2)"
+
+
+def test_a_space_with_conditions_and_constraints(plan) -> None:
+    _, made = plan(MIDDLE, conditional())
+    assert (made.problems, made.warnings) == ([], [])
+    points = [planned.point for planned in made.points]
+    assert points[0] == points[0] | {"model.width": 8, "optim": "adamw"}
+    assert all(("optim.momentum" in point) == (point["optim"] == "sgd") for point in points)
+    assert all(("model.floor" in point) == (point["model.width"] == 8) for point in points)
+    assert all(point["optim"] == "sgd" or point["model.width"] > 2 for point in points)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        pytest.param("{optim: sgd}", "{optim: sdg}", 8, "optim cannot be 'sdg'; nearest: 'sgd'", id="condition"),
+        pytest.param("{optim: sgd}, is", "{optim: sgd}, iss", 8, "nearest: is", id="form"),
+        pytest.param("(0.5, 0.9)", "(0.5, much)", 8, "optim.momentum", id="conditional_value"),
+        pytest.param("'sgd' or", "sgd or", 12, "there is no key 'sgd'; a text stands in quotes", id="text"),
+        pytest.param("trainer.max_epochs", "trainer.max_epoch", 12, "nearest: trainer.max_epochs", id="key"),
+        pytest.param("width > 2", "width = 2", 12, "cannot be read; write == to compare", id="assignment"),
+        pytest.param("width > 2", "width > optim", 13, "'adamw' is not a number, at model.width=8", id="types"),
+        pytest.param("optim == 'sgd' or", "optim < 1 or", 13, "is not a number", id="types_of_a_point"),
+        pytest.param("8, optim: adamw}", "2, optim: adamw}", 13, "refused 1000 of 1000 points", id="point_refused"),
+        pytest.param("8, optim: adamw}", "8, optm: adamw}", 13, "nearest: optim", id="key_of_a_point"),
+    ],
+)
+def test_faults_of_conditions_and_constraints(plan, old: str, new: str, line: int, words: str) -> None:
+    path, made = plan(MIDDLE, conditional(old, new))
+    assert made.problems
+    assert made.problems[0].startswith(f"{path}:{line}: ")
+    assert words in made.problems[0]
+    assert "\n" not in made.problems[0]
+
+
+def test_a_value_that_no_point_may_have(plan) -> None:
+    alone = conditional("\npoints: [{model.width: 8, optim: adamw}]")
+    path, made = plan(MIDDLE, alone.replace("width > 2", "width > 9"))
+    assert made.problems == [f"{path}:12: no point with optim='adamw' meets them"]
+    path, made = plan(MIDDLE, alone.replace("optim == 'sgd'", "optim < 1"))
+    (problem,) = made.problems
+    assert problem.startswith(f"{path}:12: constraint 'optim < 1 or model.width > 2': 'sgd' is not a number, at ")
