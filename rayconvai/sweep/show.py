@@ -37,7 +37,7 @@ def overview(state: SweepState, total: int | None, *, at_work: bool) -> Table:
     table.add_column(overflow="fold")
     table.add_row("trials", _counts(state, total))
     if best := leader(state):
-        table.add_row("best", f"{state.metrics[0].name} {shown_mean(best)}: {shown_point(best.trials[0])}")
+        table.add_row("best", Text(f"{state.metrics[0].name} {shown_mean(best)}: {shown_point(best.trials[0])}"))
     if len(state.metrics) > 1:
         table.add_row("front", _front_table(state))
     table.add_row("time", _time(state, total, at_work=at_work))
@@ -85,9 +85,9 @@ def trial_table(trials: list[TrialRecord], metric: MetricSpec) -> Table:
             str(best[1]) if best else "-",
             str(trial.epoch),
             duration(trial.cost.wall) if trial.epoch else "-",
-            *(_value(trial.point.get(key)) for key in keys),
+            *(Text(_value(trial.point.get(key))) for key in keys),
         ]
-        table.add_row(*row, *([trial.reason] if reasons else []))
+        table.add_row(*row, *([Text(trial.reason)] if reasons else []))
     return table
 
 
@@ -96,11 +96,11 @@ def group_table(groups: list[GroupRank], metric: str) -> Table:
     firsts = [group.trials[0] for group in groups]
     table, keys = _table(firsts, ("trials",), (metric, "from", "to (95 %)", "values"))
     for group, first in zip(groups, firsts, strict=True):
-        row = [
+        row: list[str | Text] = [
             _names(group.trials),
             *(_number(value) for value in (group.mean, group.low, group.high)),
             str(len(group.values)),
-            *(_value(first.point.get(key)) for key in keys),
+            *(Text(_value(first.point.get(key))) for key in keys),
         ]
         table.add_row(*row)
     return table
@@ -123,7 +123,7 @@ def _front_table(state: SweepState) -> Table:
         (point.trials[0] for point in points), ("trials",), tuple(metric.name for metric in state.metrics)
     )
     for point in points[:_FRONT]:
-        values = [_value(point.trials[0].point.get(key)) for key in keys]
+        values = [Text(_value(point.trials[0].point.get(key))) for key in keys]
         table.add_row(_names(point.trials), *map(_number, point.values), *values)
     if len(points) > _FRONT:
         table.add_row(f"and {len(points) - _FRONT} more")

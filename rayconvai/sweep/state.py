@@ -226,14 +226,14 @@ class SweepState:
 
     def _on_sweep(self, record: Mapping[str, Any]) -> None:
         self.identity, self.spec, self.closed = record["identity"], record["spec"], ""
-        self._nothing_runs()
+        self.nothing_runs()
 
     def _on_close(self, record: Mapping[str, Any]) -> None:
         self.closed = record["reason"]
-        self._nothing_runs()
+        self.nothing_runs()
 
-    def _nothing_runs(self) -> None:
-        """A driver that comes or goes has no processes."""
+    def nothing_runs(self) -> None:
+        """A driver that comes or goes has no processes: its trials wait."""
         for trial in self.live.values():
             if trial.status == "running":
                 self._move(trial, "waiting")

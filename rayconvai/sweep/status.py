@@ -35,6 +35,8 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     store = open_store(options.sweep)
     state, holder = load(store), store.holder()
+    if holder is None:
+        state.nothing_runs()  # though a driver that was killed has not said so
     if not state.spec:
         raise SweepError(f"{options.sweep} holds no sweep: it has no journal{_others(store)}")
     console = Console(width=None if sys.stdout.isatty() else _LOG_WIDTH)

@@ -6,7 +6,6 @@ import io
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +97,7 @@ def test_what_status_says(tmp_path: Path, clock: list[float], capsys: pytest.Cap
     assert [line.split()[:2] for line in lines[""].splitlines() if line.startswith("t0")][:2] == [
         ["t0002", "running"], ["t0000", "finished"]
     ]  # fmt: skip
+    assert "[red]KeyError: 'x'" in lines["t0005  faile"]
 
 
 @pytest.mark.parametrize(
@@ -125,6 +125,7 @@ def test_points_with_repeats(tmp_path: Path, capsys: pytest.CaptureFixture[str])
             begin(journal, number, repeats=2)
             train(journal, number, value)
     lines = shown(capsys, str(tmp_path))
+    assert "0 of 8 ended; 4 waiting" in lines[""]  # nobody is at work
     assert lines["best"].startswith("val_wer 0.2 (-1.071 to 1.471) (t0002, t0003): optim.lr=0.002")
     tables = [line.split() for line in lines[""].splitlines() if line.startswith("t0")]
     assert tables[0][:6] == ["t0002,", "t0003", "0.2000", "-1.0706", "1.4706", "2"]
@@ -185,29 +186,28 @@ def test_time_left_counts_what_runs_and_keeps_to_the_hours() -> None:
     assert time_left(state, 4) == time_left(state, None) == 300
 
 
-def display(directory: Path, show: Callable[[Journal, Display], None], *, terminal: bool) -> str:
-    console = Console(file=io.StringIO(), force_terminal=terminal, width=150, color_system=None)
-    with Journal(directory) as journal:
+@pytest.fixture
+def output() -> io.StringIO:
+    return io.StringIO()
+
+
+def display(state: SweepState, output: io.StringIO, *, terminal: bool) -> Display:
+    console = Console(file=output, force_terminal=terminal, width=150, color_system=None)
+    return Display(state, MetricSpec(name="val_wer"), 8, console)
+
+
+def test_a_log_has_a_line_for_each_event(tmp_path: Path, output: io.StringIO) -> None:
+    with Journal(tmp_path) as journal, display(journal.state, output, terminal=False) as view:
         journal.open({}, SPEC)
-        with Display(journal.state, MetricSpec(name="val_wer"), 8, console) as view:
-            show(journal, view)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
-
-
-def one_trial(journal: Journal, view: Display) -> None:
-    begin(journal, 0)
-    trial = journal.state.trials[0]
-    train(journal, 0, 0.5)
-    view.reported(trial)
-    journal.append("lost", trial=0, attempt=1, reason="its process died")
-    view.lost(trial)
-    journal.append("end", trial=0, status="finished", reason="")
-    view.ended(trial)
-
-
-def test_a_log_has_a_line_for_each_event(tmp_path: Path) -> None:
-    lines = display(tmp_path, one_trial, terminal=False).splitlines()
+        begin(journal, 0)
+        trial = journal.state.trials[0]
+        train(journal, 0, 0.5)
+        view.reported(trial)
+        journal.append("lost", trial=0, attempt=1, reason="its process died")
+        view.lost(trial)
+        journal.append("end", trial=0, status="finished", reason="")
+        view.ended(trial)
+    lines = output.getvalue().splitlines()
     assert [line.partition("] ")[2].partition(", about")[0] for line in lines] == [
         "t0000 is under way: optim.lr=0.001, model.width=64",
         "t0000 was lost (its process died); it will be tried again",
@@ -215,7 +215,10 @@ def test_a_log_has_a_line_for_each_event(tmp_path: Path) -> None:
     ]
 
 
-def test_a_terminal_has_what_status_has(tmp_path: Path) -> None:
-    output = display(tmp_path, one_trial, terminal=True)
-    assert "1 of 8 ended: 1 finished" in output
-    assert "t0000  finished" in output
+def test_a_terminal_has_what_status_has(tmp_path: Path, clock: list[float], output: io.StringIO) -> None:
+    with Journal(tmp_path) as journal:
+        write(journal, clock)
+        with display(journal.state, output, terminal=True):
+            pass
+    assert "5 of 8 ended: 1 finished" in output.getvalue()
+    assert "t0002  running" in output.getvalue()
