@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,8 +26,23 @@ from rayconvai.train.fit import make_trainer
 from rayconvai.train.runtime import Runtime
 
 ESTIMATE_SECONDS = 6.0
-"""So long it may take to follow batches through models; for models that come later there is no estimate."""
+"""So much of the CPU's time may go into following batches through models; for later ones there is no estimate."""
 _OVERRIDE = re.compile(r"""^override ('.*?'|".*?"): """)
+
+
+@dataclass
+class Built:
+    """A model without memory, and the data that it would read."""
+
+    model: Model
+    data: DataModule
+    precision: Any
+    parameters: int
+    shapes: str
+    """Says which checkpoints' weights it can load."""
+    step: Step | None = None
+    followed: bool = False
+    """Whether ``step`` has been looked for."""
 
 
 @dataclass(frozen=True)
@@ -36,24 +51,13 @@ class Verdict:
 
     problem: str = ""
     """Why it cannot work."""
-    parameters: int | None = None
-    """The model's weights; None if the point cannot work."""
-    memory: int | None = None
-    """Bytes of weights, gradients, optimizer state and the largest batch's activations; None: not known."""
-    flops: float | None = None
-    """Floating-point operations of an epoch of training; None: not known."""
+    built: Built | None = None
+    """None if it cannot work."""
+    kept: int | None = None
+    """Bytes of weights, gradients and optimizer state; None: not known."""
     epochs: int | None = None
     checkpoint: tuple[str, ...] = ()
     """What a checkpoint of it fits: trials that differ in this cannot go on from each other's."""
-
-
-@dataclass
-class _Built:
-    model: Model
-    """Without memory."""
-    parameters: int
-    shapes: str
-    step: Step | None
 
 
 class PointChecker:
@@ -72,7 +76,7 @@ class PointChecker:
         """The distinct ``trainer`` sections."""
         self._verdicts: dict[str, Verdict] = {}
         self._data: dict[str, tuple[DataModule, dict[str, Any]]] = {}
-        self._built: dict[str, _Built | str] = {}
+        self._built: dict[str, Built | str] = {}
         self._unfit: dict[Any, str] = {}
         self._states: dict[str, int | None] = {}
         self._loggers: dict[str, str] = {}
@@ -93,6 +97,15 @@ class PointChecker:
                 self._verdicts[name] = Verdict(_OVERRIDE.sub("", str(error)))
         return self._verdicts[name]
 
+    def step(self, verdict: Verdict) -> Step | None:
+        """Estimate what training takes at a point, unless other estimates have used up the time."""
+        built = verdict.built
+        if built is not None and not built.followed and self._estimating < ESTIMATE_SECONDS:
+            began = time.process_time()
+            built.step, built.followed = measure_step(built.model, built.data, built.precision), True
+            self._estimating += time.process_time() - began
+        return None if built is None else built.step
+
     def _check(self, overrides: Sequence[str]) -> Verdict:
         config = self.composer.compose(overrides)
         self._check_trainer(config)
@@ -108,15 +121,12 @@ class PointChecker:
         if state not in self._states:
             self._states[state] = state_bytes(config.optim, built.model)
         schedule = None if config.schedule is None else config.schedule.name
-        verdict = Verdict(
-            parameters=built.parameters,
+        return Verdict(
+            built=built,
+            kept=self._states[state],
             epochs=config.trainer.max_epochs,
             checkpoint=(built.shapes, _name(config.tokenizer), config.optim.name, str(schedule)),
         )
-        step, kept = built.step, self._states[state]
-        if step is None or kept is None:
-            return verdict
-        return replace(verdict, memory=kept + step.activations, flops=step.flops)
 
     def _check_trainer(self, config: DictConfig) -> None:
         name = _name(config.trainer)
@@ -145,7 +155,7 @@ class PointChecker:
             self._data[name] = (data, {} if tokenizer is None else {"tokenizer": tokenizer})
         return self._data[name]
 
-    def _build_model(self, config: DictConfig, data: DataModule, assets: dict[str, Any]) -> _Built | str:
+    def _build_model(self, config: DictConfig, data: DataModule, assets: dict[str, Any]) -> Built | str:
         try:
             model = _meta_model(config.model, assets)
         except (RayconvaiError, ValueError, TypeError, RuntimeError, AssertionError) as error:
@@ -156,12 +166,7 @@ class PointChecker:
         parameters = sum(weights.numel() for weights in model.parameters())
         shapes = _name({name: list(tensor.shape) for name, tensor in model.state_dict().items()})
         digest = hashlib.sha256(shapes.encode()).hexdigest()[:16]
-        step = None
-        if self._estimating < ESTIMATE_SECONDS:
-            began = time.monotonic()
-            step = measure_step(model, data, config.trainer.precision)
-            self._estimating += time.monotonic() - began
-        return _Built(model, parameters, digest, step)
+        return Built(model, data, config.trainer.precision, parameters, digest)
 
     def _bind(self, config: DictConfig, data: DataModule, model: Model) -> str:
         """Check the data against the first model that reads them so, and return what is wrong: texts can be many."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
@@ -50,9 +50,13 @@ def measure_step(model: Model, data: DataModule, precision: Any = None) -> Step 
     """
     try:
         batch, times = data.largest_batch()
-        with FakeTensorMode(allow_non_fake_inputs=True), warnings.catch_warnings():
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model.to_empty(device="cpu").train()
+            # A quarter of the time of to_empty(device="cpu").
+            model._apply(  # type: ignore[no-untyped-call]
+                lambda tensor: FakeTensor(mode, tensor.to("meta"), torch.device("cpu"))
+            )
+            model.train()
             batch = tree_map_only(Tensor, torch.empty_like, batch)
             with _autocast(precision), _Meter((*model.parameters(), *model.buffers())) as meter:
                 model.dry_step(batch)

@@ -18,7 +18,7 @@ from rich.table import Table
 from rayconvai.config.compose import Composer
 from rayconvai.errors import ConfigError, SweepError, nearest
 from rayconvai.sweep import preflight
-from rayconvai.sweep.checker import PointChecker, Verdict
+from rayconvai.sweep.checker import PointChecker
 from rayconvai.sweep.domains import Choice, Fixed, Point, Value
 from rayconvai.sweep.engine import trials_of
 from rayconvai.sweep.estimate import speed
@@ -34,8 +34,17 @@ SAMPLES = 16
 
 
 @dataclass(frozen=True)
-class PlannedPoint(Verdict):
-    point: Point = field(default_factory=dict)
+class PlannedPoint:
+    point: Point
+    problem: str = ""
+    """Why it cannot work."""
+    parameters: int | None = None
+    """The model's weights; None if the point cannot work."""
+    memory: int | None = None
+    """Bytes of weights, gradients, optimizer state and the largest batch's activations; None: not known."""
+    flops: float | None = None
+    """Floating-point operations of an epoch of training; None: not known."""
+    epochs: int | None = None
 
 
 @dataclass
@@ -92,7 +101,8 @@ class Plan:
             works = f"{what} {self._work(trial)} on average"
             if self.total and what == "a trial":
                 works += f", all together {self._work(trial * self.total)} if none is stopped early"
-            lines.append(f"estimated: tensors of up to {_bytes(largest)} in a trial; {works}")
+            part = "" if len(known) == len(self.points) else f" (from {len(known)} of {len(self.points)} points)"
+            lines.append(f"estimated{part}: tensors of up to {_bytes(largest)} in a trial; {works}")
         return lines
 
     def _work(self, flops: float) -> str:
@@ -228,7 +238,7 @@ def _check_values(file: SweepFile, plan: Plan, checker: PointChecker) -> None:
 def _check_points(file: SweepFile, plan: Plan, checker: PointChecker, searcher: Searcher) -> None:
     count = SAMPLES if plan.total is None else min(plan.total // plan.repeats, MOST_POINTS)
     points = [point for point in map(searcher.ask, range(count)) if point is not None]
-    plan.points = [PlannedPoint(**vars(checker.check(point)), point=point) for point in points]
+    plan.points = [_planned(point, checker) for point in points]
     joint = plan.space.corner_points()[:2]
     seen: dict[str, list[Point]] = {}
     for point in [*points, *(point for point in joint if point not in points)]:
@@ -240,6 +250,16 @@ def _check_points(file: SweepFile, plan: Plan, checker: PointChecker, searcher: 
         plan.warnings.append(f"{file.at('space')}: cannot work: {', '.join(to_overrides(varied))}{more}: {problem}")
     if plan.points and all(planned.problem for planned in plan.points):
         plan.problems.append(f"{file.at('space')}: no point that was tried can work: {plan.points[0].problem}")
+
+
+def _planned(point: Point, checker: PointChecker) -> PlannedPoint:
+    verdict = checker.check(point)
+    if verdict.built is None:
+        return PlannedPoint(point, verdict.problem)
+    step = checker.step(verdict)
+    memory = None if step is None or verdict.kept is None else verdict.kept + step.activations
+    flops = None if step is None else step.flops
+    return PlannedPoint(point, "", verdict.built.parameters, memory, flops, verdict.epochs)
 
 
 def _warn(file: SweepFile, plan: Plan, base: DictConfig) -> None:

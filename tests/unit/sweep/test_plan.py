@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from rayconvai.sweep.plan import Plan, plan_sweep
 from rayconvai.sweep.spec import load_spec
@@ -182,6 +184,29 @@ def test_repeats_make_whole_points(plan) -> None:
     _, made = plan("{trials: 6}", "{trials: 8}\nrepeats: 3")
     assert (made.total, len(made.points)) == (6, 2)
     assert made.summary()[0].startswith("6 trials: 2 points x 3 seeds; ")
+
+
+def test_the_table_shows_what_varies_and_what_it_takes(plan) -> None:
+    _, made = plan("  shape:", "  model.floor: {when: {model.width: 8}, is: 'choice(1.0, 2.0)'}\n  shape:")
+    console = Console(width=120, file=io.StringIO())
+    console.print(made.table())
+    head, *rows = console.file.getvalue().splitlines()
+    assert head.split() == ["point", *made.space, "parameters", "memory", "epoch"]
+    for row, planned in zip(rows, made.points, strict=True):
+        cells = row.split()
+        assert (cells[2] == "-") == (planned.point["model.width"] == 2)
+        assert planned.flops == 3 * (2 * 2 * planned.point["model.width"]) * 4  # four batches of two
+        assert cells[-4:-2] == ["1", "MB"]
+    assert made.summary()[1].startswith("estimated: tensors of up to 1 MB in a trial; a trial ")
+
+
+def test_what_cannot_be_estimated_is_left_out(plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayconvai.sweep.checker.measure_step", lambda *_: None)
+    _, made = plan()
+    console = Console(width=120, file=io.StringIO())
+    console.print(made.table())
+    assert all(row.split()[-2:] == ["-", "-"] for row in console.file.getvalue().splitlines()[1:])
+    assert len(made.summary()) == 1
 
 
 def test_all_faults_are_named(plan) -> None:
