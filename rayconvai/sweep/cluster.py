@@ -36,8 +36,11 @@ _LOCAL_OBJECT_STORE = 128 * 2**20  # bytes; only settings and metrics pass throu
 
 
 @contextmanager
-def cluster(resources: ResourcesSpec) -> Iterator[None]:
+def cluster(resources: ResourcesSpec) -> Iterator[str]:
     """Join the Ray cluster that RAY_ADDRESS names, or start a local one; leave it, or end it, afterwards.
+
+    Yields:
+        The address of the cluster's dashboard; empty where there is none, as in a local one.
 
     Raises:
         SweepError: the cluster cannot be joined, or no node of it can hold a trial.
@@ -56,10 +59,9 @@ def cluster(resources: ResourcesSpec) -> Iterator[None]:
         for name, value in environment.items():
             os.environ.setdefault(name, value)
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-        if ours:
-            _join()
+        dashboard = _join() if ours else ""
         _check_room(resources)
-        yield
+        yield dashboard
     finally:
         if ours:
             ray.shutdown()
@@ -68,13 +70,13 @@ def cluster(resources: ResourcesSpec) -> Iterator[None]:
                 os.environ.pop(name, None)
 
 
-def _join() -> None:
+def _join() -> str:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if is_local():
         ray.init(address="local", include_dashboard=False, object_store_memory=_LOCAL_OBJECT_STORE, **quiet)
-        return
+        return ""
     try:
-        ray.init(runtime_env={"env_vars": _trial_environment()}, **quiet)
+        return ray.init(runtime_env={"env_vars": _trial_environment()}, **quiet).dashboard_url or ""
     except (ConnectionError, AuthenticationError, RuntimeError) as error:
         reason = " ".join(str(error).split()).partition(". ")[0]
         if not isinstance(error, RuntimeError):  # else another version of Ray or Python

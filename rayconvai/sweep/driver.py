@@ -22,6 +22,7 @@ from ray import cloudpickle, tune
 from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.tune.search import Searcher as TuneSearcher
 from ray.tune.stopper import Stopper
+from rich.console import Console
 
 from rayconvai.errors import RayconvaiError, StorageError
 from rayconvai.sweep.address import is_local
@@ -34,7 +35,7 @@ from rayconvai.sweep.trial import TrialProcess, TrialSettings
 T = TypeVar("T")
 
 
-def run_sweep(engine: Engine, settings: TrialSettings) -> str:
+def run_sweep(engine: Engine, settings: TrialSettings, console: Console) -> str:
     """Run the trials that are not done yet; return why the sweep ended.
 
     Returns:
@@ -46,7 +47,9 @@ def run_sweep(engine: Engine, settings: TrialSettings) -> str:
     """
     spec = engine.spec
     scratch = settings.directory + "/.tune"
-    with cluster(spec.resources):
+    with cluster(spec.resources) as dashboard:
+        if dashboard:
+            console.print(f"Ray dashboard: http://{dashboard}", highlight=False)
         if not is_local():
             check_nodes(spec.resources, engine.journal.segment, dataclasses.asdict(settings))
         events = _Events(engine, settings)

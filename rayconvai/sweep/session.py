@@ -87,7 +87,7 @@ def run_session(file: SweepFile, plan: Plan, console: Console) -> int:
         with Display(state, spec.metric, engine.total, console) as display:
             retention = Retention(directory, state, spec)
             engine.listeners = [display, retention]
-            reason = run_sweep(engine, settings)
+            reason = run_sweep(engine, settings, console)
             retention.finish()
         journal.append("close", reason=reason)
         console.print(trial_table(state.ranked(spec.metric.name, spec.metric.mode), spec.metric))
