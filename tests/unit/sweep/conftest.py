@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from rayconvai.sweep.domains import Point
 from rayconvai.sweep.journal import Journal
 from rayconvai.sweep.plan import trial_overrides
 from rayconvai.sweep.space import to_overrides
 from rayconvai.sweep.spec import MetricSpec, SweepFile, SweepSpec
-from rayconvai.sweep.trial import Attempt, TrialSettings, run_trial
+from rayconvai.sweep.trial import Attempt, TrialSettings, run_trial, take_over
 
 TESTS = Path(__file__).parents[2] / "sweep"
 POINTS = {
@@ -55,9 +56,8 @@ class SweepByHand:
             working_dir=None,
         )
 
-    def point(self, number: int, lr: float, *overrides: str) -> None:
+    def point(self, number: int, point: Point, *overrides: str) -> None:
         group, repeat = divmod(number, self.spec.repeats)
-        point = {"optim.lr": lr}
         lines = [*to_overrides(point), *overrides]
         self.journal.append("point", trial=number, group=group, repeat=repeat, point=point, overrides=lines)
 
@@ -78,10 +78,17 @@ class SweepByHand:
             assert (last["end"], last["reason"]) == ("finished", "")
             self.journal.append("end", trial=number, status="finished", reason="")
 
+    def exploit(self, member: int, donor: int, point: Point) -> None:
+        """Let a paused trial go on from another's checkpoint of the same epoch, with a point of its own."""
+        epoch = self.journal.state.trials[donor].epoch
+        take_over(self.settings.run_dir(donor), self.settings.run_dir(member), epoch)
+        changed = {"point": point, "overrides": to_overrides(point)}
+        self.journal.append("exploit", trial=member, epoch=epoch, donor=donor, **changed)
+
     def run(self, rates: Sequence[float]) -> None:
         for number, rate in enumerate(rates):
             repeat = number % self.spec.repeats
-            self.point(number, rate, *([f"seed={repeat}"] if self.spec.repeats > 1 else []))
+            self.point(number, {"optim.lr": rate}, *([f"seed={repeat}"] if self.spec.repeats > 1 else []))
             self.attempt(number)
         self.journal.append("close", reason="done")
         self.journal.close()
