@@ -25,7 +25,7 @@ from rayconvai.sweep.promote import promote
 from rayconvai.sweep.retention import Retention
 from rayconvai.sweep.scheduler import Asha, HyperBand, Median, Scheduler
 from rayconvai.sweep.search import build_searcher
-from rayconvai.sweep.show import trial_table
+from rayconvai.sweep.show import group_table, overview, ranking, trial_table
 from rayconvai.sweep.spec import SweepFile, SweepSpec
 from rayconvai.sweep.state import ENDED, SweepState
 from rayconvai.sweep.trial import TrialSettings, take_over
@@ -90,7 +90,10 @@ def run_session(file: SweepFile, plan: Plan, console: Console) -> int:
             reason = run_sweep(engine, settings, console)
             retention.finish()
         journal.append("close", reason=reason)
-        console.print(trial_table(state.ranked(spec.metric.name, spec.metric.mode), spec.metric))
+        if spec.repeats > 1:
+            console.print(group_table(ranking(state), spec.metric.name), "", highlight=False)
+        console.print(trial_table(state.ranked(spec.metric.name, spec.metric.mode), spec.metric), "", highlight=False)
+        console.print(overview(state, engine.total, at_work=False), "", highlight=False)
         return _finish(state, spec, reason, console)
 
 
