@@ -170,14 +170,16 @@ class RecordEpochs(Callback):
         record = self.record
         validated = {name: float(value) for name, value in record.validated.items()}
         position = {"step": self._step, "ended": self._ended, "lines": dict(record.lines)}
-        return {**position, "validated": validated, "last_epoch": record.last_epoch}
+        names = sorted(record.validation_names)
+        return {**position, "validated": validated, "validation_names": names, "last_epoch": record.last_epoch}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._saved, self._step, self._ended = state_dict, state_dict["step"], state_dict["ended"]
         self.record.validated = dict(state_dict["validated"])
-        self.record.validation_names.update(self.record.validated)
-        self.record.last_epoch = state_dict.get("last_epoch")  # older checkpoints have none
+        # Older checkpoints have neither of these.
+        self.record.validation_names.update(state_dict.get("validation_names", self.record.validated))
+        self.record.last_epoch = state_dict.get("last_epoch")
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -242,7 +244,7 @@ class RecordEpochs(Callback):
             if name not in self.record.validation_names and not name.endswith(("_step", "_epoch"))
         }
         # What the module logs when its own epoch ends comes through the logger, and joins this line.
-        trained = {**self.means.of_ended_epoch(), **trained}
+        trained |= self.means.of_ended_epoch()
         self.record.write({**trained, **self.record.validated}, step=max(self._step - 1, 0))
         self.record.validated = {}
 

@@ -105,10 +105,11 @@ class EpochMeans(Callback):
 class ExactResume(Callback):
     """Keeps the random states of Python, NumPy and torch in each checkpoint, for every rank, and takes them up again
     at the point where they were: so that a resumed run draws the same numbers, and the same batches, as one that was
-    never stopped."""
+    never stopped. Keeps the metrics too, by which schedules, checkpoints and reports decide."""
 
     def __init__(self) -> None:
         self._saved: dict[str, Any] | None = None
+        self._metrics: dict[str, torch.Tensor] = {}
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -124,17 +125,30 @@ class ExactResume(Callback):
         self._saved = state_dict
 
     @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["metrics"] = {name: value.detach().clone() for name, value in trainer.callback_metrics.items()}
+
+    @override
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._metrics = checkpoint.get("metrics", {})  # older checkpoints have none
+
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loop = trainer.fit_loop
+        trainer._logger_connector._callback_metrics.update(self._metrics)
         if loop.restarting and loop._combined_loader_states_to_load:
             # A model that asked for the number of steps, to make its schedule, had the loaders made before Lightning
             # knew their states, which it then forgets.
             _load_positions(trainer)
         self._restore(trainer)
+        if loop.restarted_on_epoch_end or loop.resumed_on_epoch_end:
+            # Checkpoints are written before such a schedule steps.
+            _step_plateaus(trainer)
         if loop.restarted_on_epoch_end:
+            loop.epoch_progress.increment_completed()
+        if loop.restarting and loop.epoch_progress.current.completed == loop.epoch_progress.current.ready:
             # Where a run is measured in steps, Lightning takes an epoch that has ended for one to be gone on with, runs
             # it without a batch and counts it twice. From here on it is over, as it is in runs measured in epochs.
-            loop.epoch_progress.increment_completed()
             vars(_Loop)["restarting"].fset(loop, False)
             loop.update_restart_stage()
 
@@ -152,9 +166,21 @@ class ExactResume(Callback):
     def on_train_batch_start(self, *_: Any) -> None:
         self._saved = None
 
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Else Lightning leaves out a schedule's step by the metric of an epoch that was taken up in its middle.
+        trainer.fit_loop._restarting = False
+
     def _restore(self, trainer: Trainer) -> None:
         if self._saved is not None and trainer.global_rank < len(self._saved["ranks"]):
             _restore(self._saved["ranks"][trainer.global_rank])
+
+
+def _step_plateaus(trainer: Trainer) -> None:
+    """Step the schedules that go by a metric, for an epoch whose end the checkpoint has and their step it has not."""
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau and config.interval == "epoch" and trainer.current_epoch % config.frequency == 0:
+            cast(Any, config.scheduler).step(trainer.callback_metrics[str(config.monitor)])
 
 
 def _load_positions(trainer: Trainer) -> None:
