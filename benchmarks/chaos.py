@@ -24,14 +24,23 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "crash"))
 from harness import KILLS, Place, Session, differences, faults, outcome
 
 TRIALS = 6
-ASHA = ["scheduler.name=asha", "scheduler.reduction=2"]
+OPTUNA = ["search.name=optuna"]
+ASHA = ["scheduler={name: asha, reduction: 2}"]
+CONDITIONS = [
+    "space.model.depth=choice(1, 2, 3)",
+    "space.model.width=choice(8, 12, 16)",
+    "space.model.dropout={when: {model.depth: [2, 3]}, is: 'uniform(0, 0.4)'}",
+    "constraints=[model.width % model.depth == 0]",
+]
 SWEEPS = {
     name: [f"budget.trials={TRIALS}", *overrides]
     for name, overrides in {
         "random": [],
-        "random, asha": ASHA,
-        "optuna": ["search.name=optuna"],
-        "optuna, asha": ["search.name=optuna", *ASHA],
+        "optuna, asha": [*OPTUNA, *ASHA],
+        "optuna, hyperband": [*OPTUNA, "scheduler={name: hyperband, reduction: 2}"],
+        "random, pbt": ["scheduler={name: pbt}"],
+        "optuna, asha, repeats": [*OPTUNA, *ASHA, "repeats=2"],
+        "optuna, median, conditions": [*OPTUNA, "scheduler={name: median}", *CONDITIONS],
     }.items()
 }
 

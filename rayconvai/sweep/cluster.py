@@ -73,7 +73,11 @@ def cluster(resources: ResourcesSpec) -> Iterator[str]:
 def _join() -> str:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if is_local():
-        ray.init(address="local", include_dashboard=False, object_store_memory=_LOCAL_OBJECT_STORE, **quiet)
+        try:
+            ray.init(address="local", include_dashboard=False, object_store_memory=_LOCAL_OBJECT_STORE, **quiet)
+        except Exception as error:  # of no one kind
+            reason = " ".join(str(error).split()).partition(". ")[0]
+            raise SweepError(f"Ray does not start on this machine: {reason}; the same command tries again") from error
         return ""
     try:
         return ray.init(runtime_env={"env_vars": _trial_environment()}, **quiet).dashboard_url or ""
