@@ -162,15 +162,15 @@ def time_left(state: SweepState, total: int | None) -> float | None:
 
 
 def _cost(cost: Cost, prices: dict[str, Any]) -> str:
-    parts = [f"{cost.wall / 3600:.2f} hours of training", f"{cost.cpu / 3600:.2f} CPU hours"]
+    parts = [f"{_hours(cost.wall)} hours of training", f"{_hours(cost.cpu)} CPU hours"]
     if cost.gpu:
-        parts.append(f"{cost.gpu / 3600:.2f} GPU hours")
+        parts.append(f"{_hours(cost.gpu)} GPU hours")
     money = (cost.cpu * prices.get("cpu_hour", 0) + cost.gpu * prices.get("gpu_hour", 0)) / 3600
     if money:
         parts.append(f"{money:.2f} {prices['currency']}")
     for name, amount in cost.seen.items():
         seconds = name.endswith("_seconds")
-        parts.append(f"{amount / 3600:.1f} hours of {name[:-8]} seen" if seconds else f"{amount:,.0f} {name} seen")
+        parts.append(f"{_hours(amount)} hours of {name[:-8]} seen" if seconds else f"{amount:,.0f} {name} seen")
     peaks = (("memory", cost.memory), ("GPU memory", cost.gpu_memory))
     parts += [f"at most {size / 2**30:.1f} GB of {name} a trial" for name, size in peaks if size]
     return ", ".join(parts)
@@ -203,6 +203,11 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def _hours(seconds: float) -> str:
+    hours = seconds / 3600
+    return f"{hours:.3g}" if hours < 100 else f"{hours:,.0f}"
 
 
 def _short_names(keys: list[str]) -> list[str]:

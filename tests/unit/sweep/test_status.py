@@ -87,7 +87,7 @@ def test_what_status_says(tmp_path: Path, clock: list[float], capsys: pytest.Cap
     assert lines["best"] == "val_wer 0.3 (t0000): optim.lr=0.001, model.width=64"
     assert lines["time"].startswith("1:00:00 of work, about ")
     assert lines["cost"] == (
-        "7.00 hours of training, 14.00 CPU hours, 3.50 GPU hours, 14.00 EUR, 70.0 hours of audio seen, "
+        "7 hours of training, 14 CPU hours, 3.5 GPU hours, 14.00 EUR, 70 hours of audio seen, "
         "at most 2.0 GB of memory a trial"
     )
     assert lines["saved"] == "about 3:00:00 of training by stopping early (30% of the whole)"
