@@ -65,14 +65,23 @@ class InfeasibleError(RayconvaiError, RuntimeError):
     """A point that cannot work: out of memory, NaN, or a config that the model refuses."""
 
 
+_TOO_LITTLE_MEMORY = re.compile(
+    r"out of memory|not enough memory|can(?:'t|not) allocate memory|unable to allocate|\w+_STATUS_ALLOC_FAILED", re.I
+)
+
+
 @contextmanager
 def out_of_memory_is_infeasible() -> Iterator[None]:
     """Raise ``InfeasibleError`` for the errors that torch and Python have for too little memory."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        message = " ".join(str(error).split())
-        if not isinstance(error, MemoryError) and not re.search("out of memory|can't allocate memory", message):
+    except (MemoryError, RuntimeError, OSError) as error:
+        # A loader's worker hands its error over with its trace; the last line says what it is.
+        lines = str(error).strip().splitlines() or ["no more memory"]
+        message = " ".join((lines[-1] if "DataLoader worker" in lines[0] else str(error) or lines[0]).split())
+        if isinstance(error, InfeasibleError):
+            raise
+        if not isinstance(error, MemoryError) and not _TOO_LITTLE_MEMORY.search(message):
             raise
         fix = "lower data.batch_seconds or the sizes of the model"
         raise InfeasibleError(f"out of memory: {message[:200]}; {fix}") from error

@@ -18,6 +18,7 @@ from rayconvai.core.artefact import read_artefact, write_artefact
 from rayconvai.core.build import build
 from rayconvai.core.module import NeuralModule
 from rayconvai.core.optim import build_optimizer
+from rayconvai.core.options import plain
 from rayconvai.core.schedules import lightning_schedule
 from rayconvai.errors import ArtefactError, ConfigError, RayconvaiError, nearest, out_of_memory_is_infeasible
 
@@ -88,6 +89,12 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
     def set_optimization(self, optim: Mapping[str, Any], schedule: Mapping[str, Any] | None) -> None:
         """Choose the optimizer and the learning-rate schedule for training: their config sections."""
         self._optim, self._schedule = optim, schedule
+
+    @property
+    def optimization(self) -> dict[str, Any]:
+        """The config sections of optimizer and schedule; None where there is none."""
+        sections = {"optim": self._optim, "schedule": self._schedule}
+        return {name: None if section is None else plain(section) for name, section in sections.items()}
 
     def configure_optimizers(self) -> Any:
         """Make the optimizer, and the schedule over all steps that the trainer will take (Lightning calls this).

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 from collections.abc import Callable, Iterator
 from multiprocessing.context import BaseContext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,6 +37,7 @@ class StatefulLoader(DataLoader[Any]):
 
     Raises (while iterating):
         RayconvaiError: what the dataset raised, in a worker too.
+        MemoryError: the system killed a worker for want of memory.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class StatefulLoader(DataLoader[Any]):
         )
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        kills_before = _killed_for_memory()
         # The body of a generator runs at the first next(): by then the epoch is known.
         try:
             for batch in super().__iter__():
@@ -68,6 +72,10 @@ class StatefulLoader(DataLoader[Any]):
                 yield batch
         except RayconvaiError as error:
             raise _plain(error) from error
+        except RuntimeError as error:
+            if (kills := _killed_for_memory()) > kills_before and "DataLoader worker" in str(error):
+                raise MemoryError(f"the system killed a loader worker ({kills - kills_before} for memory)") from error
+            raise
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sampler's state after the last batch that was handed out."""
@@ -105,6 +113,15 @@ def _context(dataset: Dataset[Any]) -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", __name__, type(dataset).__module__])
     return context
+
+
+def _killed_for_memory() -> int:
+    """Return how many processes this machine has killed for want of memory since it started."""
+    try:
+        counted = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(encoding="ascii"), re.M)
+    except OSError:
+        return 0
+    return int(counted[1]) if counted else 0
 
 
 def _plain(error: RayconvaiError) -> RayconvaiError:

@@ -27,6 +27,7 @@ from rayconvai.errors import (
 )
 from rayconvai.experiment import provenance
 from rayconvai.experiment.checkpoint import Checkpoints
+from rayconvai.experiment.hyperparameters import Reoptimize
 from rayconvai.experiment.interrupt import StopOnSignal
 from rayconvai.experiment.layout import RunLayout, next_version
 from rayconvai.experiment.loggers import RunTensorBoardLogger, RunWandbLogger
@@ -223,7 +224,7 @@ def _add_loggers(trainer: Trainer, config: ExpManagerConfig, layout: RunLayout, 
 
 
 def _add_callbacks(trainer: Trainer, config: ExpManagerConfig, layout: RunLayout, checkpoints: Path) -> None:
-    _callbacks(trainer).append(ExactResume())
+    _callbacks(trainer).extend([Reoptimize(), ExactResume()])
     if config.create_checkpoint_callback:
         params, prefix = config.checkpoint_callback_params, Path(config.name or "default").name
         _callbacks(trainer).append(Checkpoints(params, checkpoints, prefix))

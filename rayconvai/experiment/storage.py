@@ -61,9 +61,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             )
             # The stamp goes first: a kill between the two renames then leaves the file before, whose stamp stays
             # second in the list, or no file at all.
-            _write_stamps(path, [stamp, *read_stamps(path)[:1]])
+            write_stamps(path, [stamp, *read_stamps(path)[:1]])
             os.replace(aside, path)
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
         except OSError as error:
             if not path.exists():
                 _stamp_path(path).unlink(missing_ok=True)
@@ -235,7 +235,8 @@ def _stamp_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def _write_stamps(path: Path, stamps: list[Stamp]) -> None:
+def write_stamps(path: Path, stamps: list[Stamp]) -> None:
+    """Write the stamps of a checkpoint file, newest first."""
     target = _stamp_path(path)
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -248,7 +249,8 @@ def _write_stamps(path: Path, stamps: list[Stamp]) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Let the names in a directory be on the disk."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)
