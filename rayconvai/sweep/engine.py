@@ -44,7 +44,7 @@ class Engine:
         scheduler: Scheduler,
         *,
         seeds: Sequence[int],
-        take_over: Callable[[int, int, int], None],
+        take_over: Callable[[int, int, int], object],
         listeners: Sequence[Listener] = (),
     ) -> None:
         """Make the engine of a session.
@@ -55,7 +55,7 @@ class Engine:
             searcher: has been told what the journal knows.
             scheduler: of the sweep.
             seeds: of the repeats of a point.
-            take_over: called with member, donor and epoch; puts the donor's checkpoint where the member goes on from.
+            take_over: called with donor, member and epoch; puts the donor's checkpoint where the member goes on from.
             listeners: told of every report and end.
         """
         self.spec, self.journal, self.searcher, self.scheduler = spec, journal, searcher, scheduler
@@ -207,7 +207,7 @@ class Engine:
             elif isinstance(order, Stop):
                 self._end(order.trial, "stopped", "")
             elif isinstance(order, TakeOver):
-                self.take_over(order.trial, order.donor, order.epoch)
+                self.take_over(order.donor, order.trial, order.epoch)
                 self._append(
                     "exploit",
                     trial=order.trial,

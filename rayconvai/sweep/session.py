@@ -13,6 +13,7 @@ from rich.console import Console
 
 from rayconvai.errors import SweepError
 from rayconvai.experiment.layout import write_atomically
+from rayconvai.experiment.takeover import take_over
 from rayconvai.sweep.address import in_ray_job
 from rayconvai.sweep.display import Display
 from rayconvai.sweep.driver import run_sweep
@@ -28,7 +29,7 @@ from rayconvai.sweep.search import build_searcher
 from rayconvai.sweep.show import group_table, overview, ranking, trial_table
 from rayconvai.sweep.spec import SweepFile, SweepSpec
 from rayconvai.sweep.state import ENDED, SweepState
-from rayconvai.sweep.trial import TrialSettings, take_over
+from rayconvai.sweep.trial import TrialSettings
 from rayconvai.sweep.warm import read_warmth
 
 
@@ -81,7 +82,7 @@ def run_session(file: SweepFile, plan: Plan, console: Console) -> int:
             searcher,
             _scheduler(spec, plan),
             seeds=range(plan.base.seed, plan.base.seed + spec.repeats),
-            take_over=lambda member, donor, epoch: take_over(settings.run_dir(donor), settings.run_dir(member), epoch),
+            take_over=lambda donor, member, epoch: take_over(settings.run_dir(donor), settings.run_dir(member), epoch),
             listeners=[],
         )
         with Display(state, spec.metric, engine.total, console) as display:

@@ -13,7 +13,6 @@ import gc
 import logging
 import os
 import queue
-import shutil
 import sys
 import threading
 import traceback
@@ -28,9 +27,7 @@ from omegaconf import DictConfig
 from ray import tune
 
 from rayconvai.config.compose import Composer
-from rayconvai.errors import CheckpointError, StorageError
-from rayconvai.experiment.layout import RunLayout
-from rayconvai.experiment.storage import find_last
+from rayconvai.errors import StorageError
 from rayconvai.sweep.cost import Meter
 from rayconvai.sweep.grammar import quote
 from rayconvai.sweep.hang import hang_watch
@@ -242,15 +239,3 @@ def _write_trace(run_dir: Path) -> None:
         (run_dir / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
     except OSError:
         traceback.print_exc()  # the reason stands in the journal all the same
-
-
-def take_over(donor: Path, member: Path, epoch: int) -> None:
-    """Let a trial go on from another's newest checkpoint."""
-    source = find_last(RunLayout(donor).checkpoints, set_aside=False)
-    if source is None:
-        raise CheckpointError(f"{donor} has no checkpoint of epoch {epoch} to go on from")
-    target = RunLayout(member).checkpoints
-    shutil.rmtree(target)
-    target.mkdir()
-    for file in source.parent.glob(f"{source.name}*"):
-        shutil.copy2(file, target / file.name)

@@ -68,7 +68,7 @@ class World:
         if self.rng.random() < self.death:
             raise Dies
 
-    def take_over(self, member: int, donor: int, epoch: int) -> None:
+    def take_over(self, donor: int, member: int, epoch: int) -> None:
         assert self.saved[donor] == epoch
         self.saved[member] = epoch
 
