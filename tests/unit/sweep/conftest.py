@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from rayconvai.experiment.takeover import take_over
 from rayconvai.sweep.domains import Point
 from rayconvai.sweep.journal import Journal
 from rayconvai.sweep.plan import trial_overrides
 from rayconvai.sweep.space import to_overrides
 from rayconvai.sweep.spec import MetricSpec, SweepFile, SweepSpec
-from rayconvai.sweep.trial import Attempt, TrialSettings, run_trial, take_over
+from rayconvai.sweep.trial import Attempt, TrialSettings, run_trial
 
 TESTS = Path(__file__).parents[2] / "sweep"
 POINTS = {
