@@ -113,7 +113,7 @@ def _reaches_moment(session: Session, chance: random.Random) -> bool:
     """Wait for a random moment; False if the command ended before it."""
     place = session.place
     known = len(place.records())
-    more = chance.randrange(6)
+    more = chance.randrange(11)
     delay = chance.uniform(0, 1 if more else 10)  # without a record to wait for: some moment of the start
     if not session.wait(lambda: len(place.records()) >= known + more):
         return False
