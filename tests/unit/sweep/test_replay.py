@@ -17,7 +17,6 @@ from rayconvai.sweep.spec import BudgetSpec
 from rayconvai.sweep.state import SweepState
 
 ByHand = Callable[..., Any]
-LIMIT = "trainer.gradient_clip_val"
 
 
 def state_of(*records: dict[str, Any]) -> SweepState:
@@ -54,14 +53,14 @@ def test_a_history_follows_the_donors_back_to_the_start() -> None:
 def population(tmp_path_factory: pytest.TempPathFactory, sweep_by_hand: ByHand) -> Path:
     """Two trials: at epoch 2 the first takes over from the second, at 4 the second from the first."""
     sweep = sweep_by_hand(tmp_path_factory.mktemp("pbt"), budget=BudgetSpec(epochs=6))
-    for number, limit in enumerate((0.1, 1.0)):
-        sweep.point(number, {LIMIT: limit}, "optim.lr=0.02")
+    for number, rate in enumerate((0.001, 0.02)):
+        sweep.point(number, {"optim.lr": rate})
         sweep.attempt(number, until=2)
-    sweep.exploit(0, 1, {LIMIT: 2.0, "optim.lr": 0.02})
+    sweep.exploit(0, 1, {"optim.lr": 0.05})
     sweep.journal.append("release", trial=1)
     for number in (0, 1):
         sweep.attempt(number, until=4)
-    sweep.exploit(1, 0, {LIMIT: 4.0, "optim.lr": 0.02})
+    sweep.exploit(1, 0, {"optim.lr": 0.1})
     sweep.journal.append("release", trial=0)
     for number in (0, 1):
         sweep.attempt(number)
@@ -92,7 +91,7 @@ def test_every_takeover_changed_what_came_after(population: Path) -> None:
     curves = [trial.curve("val_loss") for trial in state.trials.values()]
     assert curves[0][3] != curves[1][3]
     assert curves[0][5] != curves[1][5]
-    # From the same weights, the larger steps come further.
+    # From the same weights, the larger rate comes further.
     assert curves[1][5] < curves[0][5]
 
 
