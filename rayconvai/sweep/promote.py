@@ -64,6 +64,7 @@ class Measured:
 @dataclass(frozen=True)
 class Promoted:
     trial: TrialRecord
+    model: Model
     artefact: Path
     metrics: dict[str, float]
     """Of the artefact, on the split."""
@@ -101,7 +102,7 @@ def promote(directory: Path, state: SweepState, metric: MetricSpec, options: Opt
     artefact = directory / "best"
     content = {**card(made.config, made.run_dir, made.model), "metrics": made.metrics, **made.weights, **told}
     made.model.save_to(artefact, content)
-    return Promoted(winner, artefact, made.metrics, split, found, made.remarks)
+    return Promoted(winner, made.model, artefact, made.metrics, split, found, made.remarks)
 
 
 @dataclass(frozen=True)

@@ -109,11 +109,11 @@ def _finish(state: SweepState, spec: SweepSpec, reason: str, console: Console) -
     with console.status("testing the best"):
         best = promote(spec.directory, state, spec.metric)
     shown = ", ".join(f"{name} {value:.4f}" for name, value in sorted(best.metrics.items()))
-    console.print(f"best: {best.trial.name}, measured again: {shown}", highlight=False, soft_wrap=True)
+    console.print(f"best: {best.trial.name}, measured on {best.split}: {shown}", highlight=False, soft_wrap=True)
     console.print(f"artefact: {_shown(best.artefact)}", highlight=False, soft_wrap=True)
-    console.print(
-        f"try: python -m rayconvai transcribe {_shown(best.artefact)} FILE.wav", highlight=False, soft_wrap=True
-    )
+    if hasattr(best.model, "transcribe"):
+        hint = f"try: python -m rayconvai transcribe {_shown(best.artefact)} FILE.wav"
+        console.print(hint, highlight=False, soft_wrap=True)
     return 0
 
 

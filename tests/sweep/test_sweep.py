@@ -113,7 +113,7 @@ def test_what_it_leaves_behind(finished: tuple[Path, str, SweepState]) -> None:
     table = [line.split()[0] for line in output.splitlines() if line[:2] == "t0"]
     assert table[0] == "t0000"
     assert len(table) == 10
-    assert "python -m rayconvai transcribe demo/best" in output
+    assert "artefact: demo/best" in output
     assert not (directory / "home" / ".ray").exists()  # no token that would switch authentication on for good
 
 
