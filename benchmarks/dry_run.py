@@ -1,4 +1,4 @@
-"""How long a dry run takes: python benchmarks/dry_run.py [POINTS]. To reach: 100 points in 15 s on two cores.
+"""How long a dry run takes: python benchmarks/dry_run.py [POINTS]. To reach: 200 points in 15 s on two cores.
 
 Prints the seconds of the check itself and those of the whole command, imports and all.
 """
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 def main() -> None:
     """Measure the check in this process, then the command."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 100
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     overrides = [f"budget.trials={count}", "search.name=random"]
     began = time.perf_counter()
     from rayconvai.sweep.plan import plan_sweep

@@ -6,7 +6,6 @@ Each function gives the faults it finds, one line each, with the line of the fil
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,8 +14,9 @@ from omegaconf import DictConfig
 
 from rayconvai.errors import StorageError
 from rayconvai.sweep.checker import PointChecker
+from rayconvai.sweep.scheduler import HyperBand, rungs
 from rayconvai.sweep.space import Space
-from rayconvai.sweep.spec import SweepFile
+from rayconvai.sweep.spec import SweepFile, SweepSpec
 
 
 def overridden(file: SweepFile) -> list[str]:
@@ -103,7 +103,7 @@ def _rhythm(file: SweepFile, trainer: DictConfig) -> Iterator[str]:
             f"{file.at(f'scheduler.{at}')}: scheduler.{at} is {first}, more than the {epochs} epochs of "
             f"trainer.max_epochs; {vain}"
         )
-    looks = _looks(name, first, scheduler.reduction, epochs)
+    looks = _looks(file.spec, epochs)
     if any(epoch % every for epoch in looks):
         reduction = " and scheduler.reduction" if len(looks) > 1 else ""
         yield (
@@ -113,12 +113,17 @@ def _rhythm(file: SweepFile, trainer: DictConfig) -> Iterator[str]:
         )
 
 
-def _looks(name: str, first: int, reduction: float, epochs: int) -> list[int]:
-    """Return the epochs at which a scheduler compares trials; of median and pbt the first is enough to know."""
-    if name in ("median", "pbt"):
-        return [first]
-    rungs = max(0, math.floor(math.log(epochs / first, reduction) + 1e-9)) if first <= epochs else 0
-    return [int(first * reduction**rung) for rung in range(rungs + 1)]
+def _looks(spec: SweepSpec, epochs: int) -> list[int]:
+    """Return the epochs at which the scheduler compares trials; of median and pbt the first is enough to know."""
+    scheduler = spec.scheduler
+    if scheduler.name == "pbt":
+        return [scheduler.interval]
+    if scheduler.name == "median":
+        return [scheduler.grace]
+    if scheduler.name == "asha":
+        return list(rungs(scheduler.grace, scheduler.reduction, epochs))
+    hyperband = HyperBand(spec.metric, epochs, grace=scheduler.grace, reduction=scheduler.reduction)
+    return sorted({rung for bracket in hyperband.brackets for rung in bracket.rungs})
 
 
 def interchangeable(file: SweepFile, checker: PointChecker, space: Space) -> Iterator[str]:

@@ -200,6 +200,27 @@ def test_the_table_shows_what_varies_and_what_it_takes(plan) -> None:
     assert made.summary()[1].startswith("estimated: tensors of up to 1 MB in a trial; a trial ")
 
 
+def test_texts_are_held_against_each_rate_of_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Characters are too many for eight feature frames each, whatever model is looked at first.
+    path = tmp_path / "rates.yaml"
+    path.write_text(
+        f"name: rates\nrecipe: asr/conformer_ctc\nstorage: {tmp_path}\n"
+        "overrides: [trainer=cpu, data.corpus.size=20, model.encoder.d_model=16, model.encoder.num_layers=1]\n"
+        "space:\n  model.encoder.variant.subsampling: choice(2, 8)\n"
+        "metric: {name: val_wer, mode: min}\nsearch: {name: grid}\n"
+    )
+    (problem,) = plan_sweep(load_spec(path)).problems
+    assert problem.startswith(f"{path}:6: model.encoder.variant.subsampling=8: ")
+    assert "the text needs" in problem
+
+
+def test_hyperband_looks_at_epochs_that_are_validated(plan) -> None:
+    text = SWEEP.replace("max_epochs=4]", "max_epochs=9, trainer.check_val_every_n_epoch=2]")
+    _, made = plan(SWEEP, text.replace("asha, grace: 1", "hyperband, grace: 2"))
+    (problem,) = made.problems
+    assert "hyperband compares trials at the end of epoch 2, 3, but" in problem
+
+
 def test_what_cannot_be_estimated_is_left_out(plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rayconvai.sweep.checker.measure_step", lambda *_: None)
     _, made = plan()
