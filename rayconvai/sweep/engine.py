@@ -6,11 +6,13 @@ how a trial is run: the driver says what happened and asks for work.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, Protocol
 
+from rayconvai.errors import CheckpointError
 from rayconvai.sweep.budget import budget_over, hopeless, reaches_target
 from rayconvai.sweep.domains import Point
 from rayconvai.sweep.grammar import to_overrides
@@ -19,7 +21,9 @@ from rayconvai.sweep.ranking import outcome
 from rayconvai.sweep.scheduler import Go, Scheduler, Stop, TakeOver
 from rayconvai.sweep.search import Searcher
 from rayconvai.sweep.spec import SweepSpec
-from rayconvai.sweep.state import ENDED, Attempt, Status, SweepState, TrialRecord
+from rayconvai.sweep.state import ENDED, Attempt, Status, SweepState, TrialRecord, trial_name
+
+log = logging.getLogger(__name__)
 
 Report = Mapping[str, Any]
 """What a trial hands over: see trial.py."""
@@ -207,15 +211,18 @@ class Engine:
             elif isinstance(order, Stop):
                 self._end(order.trial, "stopped", "")
             elif isinstance(order, TakeOver):
-                self.take_over(order.donor, order.trial, order.epoch)
-                self._append(
-                    "exploit",
-                    trial=order.trial,
-                    epoch=order.epoch,
-                    donor=order.donor,
-                    point=order.point,
-                    overrides=to_overrides(order.point),
-                )
+                self._take_over(order)
+
+    def _take_over(self, order: TakeOver) -> None:
+        try:
+            self.take_over(order.donor, order.trial, order.epoch)
+        except CheckpointError as error:  # the donor's is damaged: the trial goes on from its own
+            log.warning("%s goes on by itself: %s", trial_name(order.trial), error)
+            self._append("release", trial=order.trial)
+            return
+        overrides = to_overrides(order.point)
+        fields = {"epoch": order.epoch, "donor": order.donor, "point": order.point, "overrides": overrides}
+        self._append("exploit", trial=order.trial, **fields)
 
     def _end(self, number: int, status: Status, reason: str, **known: Any) -> None:
         self._append("end", trial=number, status=status, reason=reason, **known)

@@ -397,3 +397,5 @@ KILLS: dict[str, Kill] = {
     "torn journal": _then(tear),
     "tune's state": _then(forget_tune),
 }
+DAMAGES = ("flipped bytes", "truncated")
+"""Those that damage a checkpoint."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rayconvai.errors import CheckpointError
 from rayconvai.sweep.engine import Engine, recall
 from rayconvai.sweep.journal import Journal, iter_records, read_journal
 from rayconvai.sweep.pbt import Pbt
@@ -205,6 +206,19 @@ def test_pbt_goes_on_from_the_best(tmp_path: Path) -> None:
         for exploit in trial.exploits:
             donor = state.trials[exploit.donor]
             assert donor.value_at("loss", exploit.epoch) < (trial.value_at("loss", exploit.epoch) or 0)
+
+
+def test_pbt_goes_on_without_a_donor_whose_checkpoint_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(*_: Any) -> None:
+        raise CheckpointError("damaged")
+
+    monkeypatch.setattr(World, "take_over", damaged)
+    state = simulate(scheduled("pbt", budget=BudgetSpec(trials=8)), tmp_path)
+    assert [(trial.status, trial.epoch, trial.exploits) for trial in state.trials.values()] == 8 * [
+        ("finished", EPOCHS, [])
+    ]
 
 
 def test_repeats_are_judged_together(tmp_path: Path) -> None:
