@@ -114,22 +114,23 @@ class DurationBatchSampler(Sampler[list[int]]):
             self.epoch, self._position, self._resume_at = epoch, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return ``{"epoch", "position", "plan"}``: batches used of the epoch's plan; the same on all ranks."""
-        return {"epoch": self.epoch, "position": self._position, "plan": self._identity}
+        """Return ``{"epoch", "position", "length", "plan"}``: batches used of the epoch's; the same on all ranks."""
+        return {"epoch": self.epoch, "position": self._position, "length": len(self), "plan": self._identity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Let the next iteration begin where the state was taken.
 
         Raises:
-            CheckpointError: it was taken with other utterances or settings.
+            CheckpointError: it was taken in mid-epoch with other utterances or settings.
         """
-        if state["plan"] != self._identity:
+        ended = state["position"] >= state.get("length", math.inf)  # older states do not say
+        if state["plan"] != self._identity and not ended:
             raise CheckpointError(
                 "cannot resume in mid-epoch: the training utterances, the batch settings, the seed or the number of "
                 "ranks changed since the checkpoint; restore them, or start from an end-of-epoch checkpoint"
             )
         self.epoch = int(state["epoch"])
-        self._position = self._resume_at = int(state["position"])
+        self._position = self._resume_at = len(self) if ended else int(state["position"])
 
     def padding_ratio(self, epoch: int | None = None) -> float:
         """Return which part of all batches of an epoch (the present one) is padding, 0 to 1."""
