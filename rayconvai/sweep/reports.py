@@ -22,7 +22,8 @@ STOP_SECONDS = 1.0
 
 Report = dict[str, Any]
 """``epoch``, ``metrics``, ``cost`` since the attempt began, and each of the sweep's metrics under its own name. Last:
-``done``, ``end`` (finished, paused, infeasible, failed, interrupted), ``reason``, ``cost``, ``parameters``."""
+``done``, ``end`` (finished, paused, infeasible, failed, interrupted; a lost one goes no further than the process),
+``reason``, ``cost``, ``parameters``."""
 
 
 class Reports(Callback):

@@ -80,7 +80,10 @@ class TrialProcess(tune.Trainable):
         self._begin(config)
 
     def step(self) -> Report:
-        return self.run.next_report()
+        report = self.run.next_report()
+        if report.get("end") == "lost":
+            raise ChildProcessError(report["reason"])  # as if this process had died: the trial is tried again
+        return report
 
     def reset_config(self, new_config: Mapping[str, Any]) -> bool:
         self.run.end()

@@ -9,7 +9,8 @@ from rayconvai.experiment.interrupt import Interrupted
 
 
 def judge(error: BaseException) -> tuple[str, str]:
-    """Tell a point that cannot work (infeasible) from a fault of code, data or machine (failed), with the reason."""
+    """Tell a point that cannot work (infeasible) from a fault of code or data (failed) or machine (lost), with the
+    reason."""
     message = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, Interrupted):
         return "interrupted", ""
@@ -19,6 +20,8 @@ def judge(error: BaseException) -> tuple[str, str]:
         return "infeasible", message
     if isinstance(error, RayconvaiError):
         return "failed", message
+    if re.search(r"DataLoader worker .*(exited unexpectedly|killed by signal)", message):
+        return "lost", message[:300]  # not for want of memory: the loader would have said so
     return "failed", f"{type(error).__name__}: {message[:300]} (the trace is in the trial's error.txt)"
 
 

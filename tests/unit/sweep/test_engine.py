@@ -22,7 +22,7 @@ from rayconvai.sweep.cluster import _check_room, concurrency
 from rayconvai.sweep.driver import _death
 from rayconvai.sweep.spec import ResourcesSpec
 from rayconvai.sweep.trial import _Run
-from rayconvai.sweep.verdict import judge
+from rayconvai.sweep.verdict import judge, same_reason
 
 NODES = [
     {"Alive": True, "Resources": {"CPU": 4.0}},
@@ -92,11 +92,27 @@ def test_how_a_process_died(error: Exception, reason: str) -> None:
     [
         pytest.param(torch.OutOfMemoryError("CUDA out of memory"), "infeasible", "out of memory", id="gpu_memory"),
         pytest.param(RuntimeError("DefaultCPUAllocator: can't allocate memory"), "infeasible", "memory", id="memory"),
+        pytest.param(MemoryError(), "infeasible", "out of memory: no more memory", id="python_memory"),
+        pytest.param(OSError(12, "Cannot allocate memory"), "infeasible", "allocate memory", id="system_memory"),
+        pytest.param(
+            MemoryError(
+                "Caught MemoryError in DataLoader worker process 0.\nOriginal Traceback ...\nMemoryError: 3 GiB"
+            ),
+            "infeasible",
+            "out of memory: MemoryError: 3 GiB",
+            id="memory_of_a_loader_worker",
+        ),
         pytest.param(InfeasibleError("val_loss is nan"), "infeasible", "val_loss is nan", id="nan"),
         pytest.param(ConfigError("no"), "infeasible", "no", id="config"),
         pytest.param(DataError("a.json:3: bad"), "failed", "a.json:3: bad", id="data"),
         pytest.param(StorageError("x.ckpt: no space"), "interrupted", "x.ckpt: no space", id="full_disk"),
         pytest.param(KeyError("x"), "failed", "KeyError", id="bug"),
+        pytest.param(
+            RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"),
+            "lost",
+            "exited",
+            id="killed_loader_worker",
+        ),
     ],
 )
 def test_judge(error: Exception, status: str, words: str) -> None:
@@ -104,6 +120,21 @@ def test_judge(error: Exception, status: str, words: str) -> None:
         raise_in_a_run(error)
     assert judge(caught.value)[0] == status
     assert words in judge(caught.value)[1]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        pytest.param("val_loss is nan at epoch 1", "val_loss is nan at epoch 12", True, id="numbers"),
+        pytest.param("no file /a/b1/x.wav", "no file /a/c2/y.wav", True, id="paths"),
+        pytest.param("<Net object at 0x7f01>: lr 1e-3", "<Net object at 0x8e0a>: lr 0.5", True, id="addresses"),
+        pytest.param("KeyError: 'a' (t0001)", "KeyError: 'b' (t0002)", True, id="values"),
+        pytest.param("val_loss is nan at epoch 1", "train_loss is nan at epoch 1", False, id="metrics"),
+        pytest.param("its process died", "its node was taken away", False, id="deaths"),
+    ],
+)
+def test_reasons_that_are_one(one: str, other: str, same: bool) -> None:
+    assert same_reason(one, other) is same
 
 
 @out_of_memory_is_infeasible()
