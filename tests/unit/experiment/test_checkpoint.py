@@ -171,9 +171,9 @@ def die(*_: Any) -> None:
     "moment",
     [
         pytest.param("rayconvai.experiment.storage._HashingFile.write", id="while_writing"),
-        pytest.param("rayconvai.experiment.storage._write_stamps", id="before_the_stamp"),
+        pytest.param("rayconvai.experiment.storage.write_stamps", id="before_the_stamp"),
         pytest.param("os.replace", id="before_the_first_rename"),
-        pytest.param("rayconvai.experiment.storage._sync_directory", id="after_the_renames"),
+        pytest.param("rayconvai.experiment.storage.sync_directory", id="after_the_renames"),
     ],
 )
 def test_kill_while_saving_leaves_a_good_checkpoint(
