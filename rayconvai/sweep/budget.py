@@ -77,5 +77,7 @@ def same_reason(one: str, other: str) -> bool:
 
 
 def bare(reason: str) -> str:
-    """Return a reason without its numbers, paths and addresses."""
-    return re.sub(r"(?:/[^\s/:]+)+|0x[0-9a-f]+|[-+]?\d[\d.,e+-]*", "#", reason)
+    """Return a reason without its paths, quoted values, numbers and addresses."""
+    without_paths = re.sub(r"(?:\.{0,2}/)[^\s:;,()'\"]+|\b[\w.-]+\.(?:jsonl?|ckpt|yaml|wav|flac|txt)\b", "PATH", reason)
+    without_values = re.sub(r"'[^']*'|\"[^\"]*\"", "VALUE", without_paths)
+    return re.sub(r"\bt\d{4,}\b|\b0x[0-9a-f]+|-?\b\d+(?:\.\d+)?(?:e[+-]?\d+)?", "N", without_values)

@@ -115,7 +115,7 @@ class Reports(Callback):
             self.reported = line["epoch"]
             ranked = {name: metrics[name] for name in self.metrics}
             cost = self.meter.read()
-            report = {"epoch": self.reported, **ranked, "metrics": metrics, "cost": cost, "seconds": cost["wall"]}
+            report = {"epoch": self.reported, **ranked, "metrics": metrics, "cost": cost}
             self.told_to_stop = not self.hand_over(report)
 
 

@@ -23,14 +23,3 @@ def judge(error: BaseException) -> tuple[str, str]:
     if re.search(r"DataLoader worker .*(exited unexpectedly|killed by signal)", message):
         return "lost", message[:300]  # not for want of memory: the loader would have said so
     return "failed", f"{type(error).__name__}: {message[:300]} (the trace is in the trial's error.txt)"
-
-
-def same_reason(one: str, other: str) -> bool:
-    """Tell whether two trials ended for one reason: paths, numbers and quoted values do not count."""
-    return _gist(one) == _gist(other)
-
-
-def _gist(reason: str) -> str:
-    without_paths = re.sub(r"(?:\.{0,2}/)[^\s:;,()'\"]+|\b[\w.-]+\.(?:jsonl?|ckpt|yaml|wav|flac|txt)\b", "PATH", reason)
-    without_values = re.sub(r"'[^']*'|\"[^\"]*\"", "VALUE", without_paths)
-    return re.sub(r"\bt\d{4,}\b|\b0x[0-9a-f]+|-?\b\d+(?:\.\d+)?(?:e[+-]?\d+)?", "N", without_values)

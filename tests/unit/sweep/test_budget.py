@@ -75,6 +75,16 @@ def test_hopeless(trials: list[Any], verdict: str) -> None:
     assert hopeless(SPEC, state(*trials)) == verdict
 
 
-def test_same_reason_leaves_out_what_differs_by_chance() -> None:
-    assert same_reason("/tmp/a1/x.wav:3: not found (0x7f)", "/home/b/y.wav:17: not found (0x8e)")
-    assert not same_reason("DataError: no text", "DataError: no audio")
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        pytest.param("val_loss is nan at epoch 1", "val_loss is nan at epoch 12", True, id="numbers"),
+        pytest.param("no file /a/b1/x.wav", "no file /a/c2/y.wav", True, id="paths"),
+        pytest.param("<Net object at 0x7f01>: lr 1e-3", "<Net object at 0x8e0a>: lr 0.5", True, id="addresses"),
+        pytest.param("KeyError: 'a' (t0001)", "KeyError: 'b' (t0002)", True, id="values"),
+        pytest.param("val_loss is nan at epoch 1", "train_loss is nan at epoch 1", False, id="metrics"),
+        pytest.param("its process died", "its node was taken away", False, id="deaths"),
+    ],
+)
+def test_reasons_that_are_one(one: str, other: str, same: bool) -> None:
+    assert same_reason(one, other) is same

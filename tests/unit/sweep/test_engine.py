@@ -22,7 +22,7 @@ from rayconvai.sweep.cluster import _check_room, concurrency
 from rayconvai.sweep.driver import _death
 from rayconvai.sweep.spec import ResourcesSpec
 from rayconvai.sweep.trial import _Run
-from rayconvai.sweep.verdict import judge, same_reason
+from rayconvai.sweep.verdict import judge
 
 NODES = [
     {"Alive": True, "Resources": {"CPU": 4.0}},
@@ -120,21 +120,6 @@ def test_judge(error: Exception, status: str, words: str) -> None:
         raise_in_a_run(error)
     assert judge(caught.value)[0] == status
     assert words in judge(caught.value)[1]
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        pytest.param("val_loss is nan at epoch 1", "val_loss is nan at epoch 12", True, id="numbers"),
-        pytest.param("no file /a/b1/x.wav", "no file /a/c2/y.wav", True, id="paths"),
-        pytest.param("<Net object at 0x7f01>: lr 1e-3", "<Net object at 0x8e0a>: lr 0.5", True, id="addresses"),
-        pytest.param("KeyError: 'a' (t0001)", "KeyError: 'b' (t0002)", True, id="values"),
-        pytest.param("val_loss is nan at epoch 1", "train_loss is nan at epoch 1", False, id="metrics"),
-        pytest.param("its process died", "its node was taken away", False, id="deaths"),
-    ],
-)
-def test_reasons_that_are_one(one: str, other: str, same: bool) -> None:
-    assert same_reason(one, other) is same
 
 
 @out_of_memory_is_infeasible()
