@@ -21,7 +21,7 @@ from rayconvai.sweep.ranking import outcome
 from rayconvai.sweep.scheduler import Go, Scheduler, Stop, TakeOver
 from rayconvai.sweep.search import Searcher
 from rayconvai.sweep.spec import SweepSpec
-from rayconvai.sweep.state import ENDED, Attempt, Status, SweepState, TrialRecord, trial_name
+from rayconvai.sweep.state import ENDED, Attempt, Status, SweepState, TrialRecord
 
 log = logging.getLogger(__name__)
 
@@ -132,12 +132,7 @@ class Engine:
         if infeasible:
             self._end(number, "infeasible", reason)
             return
-        self._append("lost", trial=number, attempt=trial.attempts, reason=reason)
-        if trial.lost > self.spec.max_retries:
-            self._end(number, "failed", f"{reason}, in the last of {trial.attempts} attempts")
-            return
-        for listener in self.listeners:
-            listener.lost(trial)
+        self._lose(trial, reason)
 
     def gone(self, number: int) -> None:
         """An attempt is over, whatever it said."""
@@ -210,19 +205,28 @@ class Engine:
                 self._append("release", trial=order.trial)
             elif isinstance(order, Stop):
                 self._end(order.trial, "stopped", "")
-            elif isinstance(order, TakeOver):
-                self._take_over(order)
+            elif not self._take_over(order):
+                return
 
-    def _take_over(self, order: TakeOver) -> None:
+    def _take_over(self, order: TakeOver) -> bool:
+        """Let a trial take over a checkpoint; return whether the donor had it, else it has to make it anew."""
         try:
             self.take_over(order.donor, order.trial, order.epoch)
-        except CheckpointError as error:  # the donor's is damaged: the trial goes on from its own
-            log.warning("%s goes on by itself: %s", trial_name(order.trial), error)
-            self._append("release", trial=order.trial)
-            return
+        except CheckpointError as error:
+            self._lose(self.state.trials[order.donor], f"its checkpoint of epoch {order.epoch} is damaged: {error}")
+            return False
         overrides = to_overrides(order.point)
         fields = {"epoch": order.epoch, "donor": order.donor, "point": order.point, "overrides": overrides}
         self._append("exploit", trial=order.trial, **fields)
+        return True
+
+    def _lose(self, trial: TrialRecord, reason: str) -> None:
+        self._append("lost", trial=trial.number, attempt=trial.attempts, reason=reason)
+        if trial.lost > self.spec.max_retries:
+            self._end(trial.number, "failed", f"{reason}, in the last of {trial.attempts} attempts")
+            return
+        for listener in self.listeners:
+            listener.lost(trial)
 
     def _end(self, number: int, status: Status, reason: str, **known: Any) -> None:
         self._append("end", trial=number, status=status, reason=reason, **known)

@@ -41,14 +41,13 @@ class Pbt(Scheduler):
         # Some may have been released already, by a driver that then died.
         if any(epoch not in (trial.paused_at, trial.released_at) for trial in alive):
             return []
-        ranked = sorted(alive, key=lambda trial: (self._rank(trial, epoch), trial.number))
+        known = [trial for trial in state.trials.values() if trial.usable and self.loss(trial, epoch) is not None]
+        ranked = sorted(known, key=lambda trial: (self.loss(trial, epoch), trial.number))
         count = int(len(ranked) * self.spec.quantile)
         best, worst = ranked[:count], ranked[len(ranked) - count :]
-        return [self._exploit(trial, best, epoch) if trial in worst else Go(trial.number) for trial in paused]
-
-    def _rank(self, trial: TrialRecord, epoch: int) -> float:
-        loss = self.loss(trial, epoch)
-        return float("inf") if loss is None else loss
+        orders: list[Order] = [self._exploit(trial, best, epoch) for trial in paused if trial in worst]
+        # Nobody goes on before all have taken over what they are to.
+        return orders + [Go(trial.number) for trial in paused if trial not in worst]
 
     def _exploit(self, trial: TrialRecord, best: Sequence[TrialRecord], epoch: int) -> TakeOver:
         rng = np.random.default_rng([self.seed, epoch, trial.number])

@@ -277,7 +277,7 @@ class SweepState:
         self._on_release(trial, record)
 
     def _on_lost(self, trial: TrialRecord, record: Mapping[str, Any]) -> None:
-        trial.lost += 1
+        trial.lost, trial.paused_at = trial.lost + 1, None
         trial.reason = record["reason"]
         trial.spending = record.get("cost", trial.spending)
         self._move(trial, "waiting")

@@ -208,17 +208,23 @@ def test_pbt_goes_on_from_the_best(tmp_path: Path) -> None:
             assert donor.value_at("loss", exploit.epoch) < (trial.value_at("loss", exploit.epoch) or 0)
 
 
-def test_pbt_goes_on_without_a_donor_whose_checkpoint_is_damaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def damaged(*_: Any) -> None:
-        raise CheckpointError("damaged")
+def test_a_donor_whose_checkpoint_is_damaged_makes_it_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = scheduled("pbt", budget=BudgetSpec(trials=8))
+    undisturbed = simulate(spec, tmp_path / "a")
+    damaged: set[int] = set()
+    sound = World.take_over
 
-    monkeypatch.setattr(World, "take_over", damaged)
-    state = simulate(scheduled("pbt", budget=BudgetSpec(trials=8)), tmp_path)
-    assert [(trial.status, trial.epoch, trial.exploits) for trial in state.trials.values()] == 8 * [
-        ("finished", EPOCHS, [])
-    ]
+    def take_over(world: World, donor: int, member: int, epoch: int) -> None:
+        if epoch not in damaged:
+            damaged.add(epoch)
+            world.saved[donor] = epoch - 1
+            raise CheckpointError("damaged")
+        sound(world, donor, member, epoch)
+
+    monkeypatch.setattr(World, "take_over", take_over)
+    state = simulate(spec, tmp_path / "b")
+    assert known(state) == known(undisturbed)
+    assert sum(trial.lost for trial in state.trials.values()) == 2
 
 
 def test_repeats_are_judged_together(tmp_path: Path) -> None:
