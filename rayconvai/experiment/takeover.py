@@ -21,11 +21,14 @@ from rayconvai.experiment.storage import (
     write_stamps,
 )
 
+TAKEN = "from-"
+"""What the name of a checkpoint begins with that was taken over."""
+
 
 def take_over(donor: Path, member: Path, epoch: int) -> Path:
     """Make the donor's newest checkpoint the only one of the member, and return it.
 
-    Whole or not at all. Called again before the member goes on, it changes nothing, even if the donor has gone on.
+    It is there twice: should one be damaged, there is none of the member's own before it. Whole or not at all. Called again before the member goes on, it changes nothing, even if the donor has gone on.
 
     Args:
         donor: the run directory to take from; it stands at the end of ``epoch``.
@@ -38,19 +41,21 @@ def take_over(donor: Path, member: Path, epoch: int) -> Path:
     """
     directory = RunLayout(member).checkpoints
     # The name ends as that of each newest checkpoint does: the next one takes its place.
-    target = directory / f"from-{donor.name}-epochs={epoch}-last{SUFFIX}"
-    if not is_sound(target):
+    spare = directory / f"{TAKEN}{donor.name}-epochs={epoch}{SUFFIX}"
+    target = spare.with_stem(f"{spare.stem}-last")
+    if not (is_sound(target) and is_sound(spare)):
         source = find_last(RunLayout(donor).checkpoints, set_aside=False)
         if source is None or (ended := _epochs_ended(source)) != epoch:
             found = "no checkpoint" if source is None else f"one of epoch {ended}"
             raise CheckpointError(f"{donor} has {found}, not one of the end of epoch {epoch}, to be taken over")
         try:
             directory.mkdir(parents=True, exist_ok=True)
+            _copy(source, spare)
             _copy(source, target)
         except OSError as error:
             raise StorageError(f"{directory} cannot be written: {error.strerror or error}") from error
     for old in directory.glob("*" + SUFFIX):
-        if old != target:
+        if old not in (target, spare):
             AtomicCheckpointIO().remove_checkpoint(old)
     return target
 

@@ -14,6 +14,7 @@ from rayconvai.errors import CheckpointError
 from rayconvai.experiment.layout import RunLayout
 from rayconvai.experiment.record import read_metrics
 from rayconvai.experiment.storage import SUFFIX, AtomicCheckpointIO, is_sound, read_stamps, steps_taken
+from rayconvai.experiment.takeover import TAKEN
 from rayconvai.sweep.spec import MetricSpec
 from rayconvai.sweep.state import TrialRecord
 from rayconvai.train.until import epochs_done
@@ -30,7 +31,7 @@ class Left:
 
 
 def best_first(run_dir: Path, trial: TrialRecord, metric: MetricSpec) -> list[Left]:
-    """Return the trial's sound checkpoints, one an epoch, the best first."""
+    """Return the trial's own sound checkpoints, one an epoch, the best first."""
     # The last epoch of a trial that was interrupted stands in its own record alone.
     lines = read_metrics(RunLayout(run_dir).metrics)
     recorded = {line["epoch"]: line.get(metric.name) for line in lines if line["kind"] == "epoch"}
@@ -38,7 +39,7 @@ def best_first(run_dir: Path, trial: TrialRecord, metric: MetricSpec) -> list[Le
     paths = RunLayout(run_dir).checkpoints.glob(f"[!.]*{SUFFIX}")
     # Of several of an epoch, that of its end is taken; and rather one that was ranked than the newest.
     for path in sorted(paths, key=lambda path: (not _is_newest(path), steps_taken(path))):
-        epoch = _epoch(path) if is_sound(path) else None
+        epoch = _epoch(path) if is_sound(path) and not path.name.startswith(TAKEN) else None
         if epoch is None:
             continue
         reported = trial.value_at(metric.name, epoch)

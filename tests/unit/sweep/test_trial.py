@@ -167,7 +167,12 @@ def test_a_trial_takes_over_another_and_goes_on_under_its_own_point(
     assert sorted(path.name for path in (donor / "checkpoints").iterdir()) == before
     shutil.move(donor, donor.with_name("gone"))
     assert take_over(donor, member, 2) == taken  # done once
-    assert [path for path in taken.parent.iterdir() if path.suffix == ".ckpt"] == [taken]
+    assert {path for path in taken.parent.iterdir() if path.suffix == ".ckpt"} == {taken, spare_of(taken)}
+    taken.write_bytes(taken.read_bytes()[:-100])
+    assert find_last(taken.parent) == spare_of(taken)
+    shutil.move(donor.with_name("gone"), donor)
+    assert take_over(donor, member, 2) == taken
+    shutil.move(donor, donor.with_name("gone"))
     weights = AtomicCheckpointIO().load_checkpoint(taken)["state_dict"]
     theirs = find_last(donor.with_name("gone") / "checkpoints")
     assert theirs is not None
@@ -186,6 +191,10 @@ def test_a_trial_takes_over_another_and_goes_on_under_its_own_point(
     assert not taken.exists()
     tracked = next(state for key, state in mine["callbacks"].items() if key.startswith("Checkpoints"))
     assert {Path(path).parent for path in tracked["best_k_models"]} == {member / "checkpoints"}
+
+
+def spare_of(taken: Path) -> Path:
+    return taken.with_stem(taken.stem.removesuffix("-last"))
 
 
 @pytest.mark.slow
