@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "crash"))
 
-from harness import DAMAGES, KILLS, Place, Session, differences, faults, outcome
+from harness import DAMAGES, KILLS, Place, Session, differences, faults, outcome, small_disk
 
 TRIALS = 6
 OPTUNA = ["search.name=optuna"]
@@ -36,6 +36,7 @@ SWEEPS = {
     name: [f"budget.trials={TRIALS}", *overrides]
     for name, overrides in {
         "random": [],
+        "random, two at once": ["resources.concurrent=2"],
         "optuna, asha": [*OPTUNA, *ASHA],
         "optuna, hyperband": [*OPTUNA, "scheduler={name: hyperband, reduction: 2}"],
         "random, pbt": ["scheduler={name: pbt}"],
@@ -68,11 +69,12 @@ def main() -> int:
                 break
             if name not in calm:
                 calm[name] = _undisturbed(Place(root / f"{turn}-calm", *SWEEPS[name]))
-            place = Place(root / f"{turn}-killed", *SWEEPS[name])
             print(f"\n{name}", flush=True)
             before = kills.total()
-            torment(place, random.Random(f"{arguments.seed} {turn}"), kills)
-            wrong = faults(place, TRIALS) + differences(place, calm[name])
+            with small_disk(root / f"{turn}-disk", megabytes=64) as disk:
+                place = Place(root / f"{turn}-killed", *SWEEPS[name], storage=disk)
+                torment(place, random.Random(f"{arguments.seed} {turn}"), kills, _possible(name, disk))
+                wrong = faults(place, TRIALS) + differences(place, calm[name])
             verdicts.append((name, kills.total() - before, wrong))
             print("\n".join(wrong[:20]) or f"  nothing lost: {len(calm[name])} facts are the same", flush=True)
     print()
@@ -90,15 +92,20 @@ def _undisturbed(place: Place) -> dict[str, Any]:
     return outcome(place)
 
 
-def torment(place: Place, chance: random.Random, kills: Counter[str]) -> None:
+def _possible(name: str, disk: Path | None) -> list[str]:
+    # What trials take over from each other is not twice there: damage to it is survived, but not without a trace.
+    left_out = [*(DAMAGES if "pbt" in name else ()), *(() if disk else ("full disk",))]
+    return [kind for kind in KILLS if kind not in left_out]
+
+
+def torment(place: Place, chance: random.Random, kills: Counter[str], possible: list[str]) -> None:
     """Run a sweep to its end through one kill after another."""
     began = time.monotonic()
-    # What trials take over from each other is not twice there: damage to it is survived, but not without a trace.
-    possible = [kind for kind in KILLS if "pbt" not in " ".join(place.overrides) or kind not in DAMAGES]
     kinds: list[str] = []
     with ExitStack() as sessions:
         while True:
             session = sessions.enter_context(place.started())
+            before = kills.total()
             while _reaches_moment(session, chance):
                 kinds = kinds or chance.sample(possible, len(possible))
                 kind = kinds.pop()
@@ -109,6 +116,8 @@ def torment(place: Place, chance: random.Random, kills: Counter[str]) -> None:
                 print(f"{at}: {kind} {note} (status {session.process.poll()})", flush=True)
             if session.process.returncode == 0:
                 return
+            if kills.total() == before:
+                sys.exit(f"the command does not go on: status {session.process.returncode}\n{place.output[-3000:]}")
 
 
 def _reaches_moment(session: Session, chance: random.Random) -> bool:

@@ -259,6 +259,20 @@ def forget_tune(place: Place, chance: random.Random) -> str:
     return ""
 
 
+@contextmanager
+def small_disk(place: Path, megabytes: int = 8) -> Iterator[Path | None]:
+    """Make a file system that is soon full, in memory; None for who may not."""
+    place.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        yield None
+        return
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
 def fill(disk: Path) -> Path:
     """Take all the space that a file system has left; return the file that holds it."""
     ballast = disk / "ballast"
@@ -372,6 +386,13 @@ def _signal(number: int, *, everyone: bool) -> Kill:
     return tell
 
 
+def _full_disk(session: Session, chance: random.Random) -> str:
+    ballast = fill(session.place.directory.parent)
+    session.end()
+    ballast.unlink()
+    return session.place.output.splitlines()[-1][:80]
+
+
 def _part(title: str) -> Kill:
     def kill_part(session: Session, chance: random.Random) -> str:
         if not session.wait(lambda: session.processes(title)):
@@ -396,6 +417,7 @@ KILLS: dict[str, Kill] = {
     "truncated": _then(truncate),
     "torn journal": _then(tear),
     "tune's state": _then(forget_tune),
+    "full disk": _full_disk,
 }
 DAMAGES = ("flipped bytes", "truncated")
 """Those that damage a checkpoint."""

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Place, differences, faults, fill, flip, forget_tune, kill, outcome, tear
+from harness import Place, differences, faults, fill, flip, forget_tune, kill, outcome, small_disk, tear
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -24,20 +22,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     assert place.run() == 0, place.output
     assert faults(place, TRIALS) == []
     return outcome(place)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system that is full after a few megabytes."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("only root may make a small file system")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_killed_in_every_way(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
@@ -63,14 +47,17 @@ def test_killed_in_every_way(tmp_path: Path, undisturbed: dict[str, Any]) -> Non
     assert differences(place, undisturbed) == []
 
 
-def test_a_full_disk(tmp_path: Path, small_disk: Path, undisturbed: dict[str, Any]) -> None:
-    place = Place(tmp_path / "place", *SWEEP, storage=small_disk)
-    with place.started() as session:
-        assert session.wait_for("result", trial=0, epoch=1)
-        ballast = fill(small_disk)
-        assert session.end() == 2, place.output
-    assert "No space left on device" in place.output.splitlines()[-1]
-    ballast.unlink()
-    assert place.run() == 0, place.output
-    assert faults(place, TRIALS) == []
-    assert differences(place, undisturbed) == []
+def test_a_full_disk(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        if disk is None:
+            pytest.skip("only root may make a small file system")
+        place = Place(tmp_path / "place", *SWEEP, storage=disk)
+        with place.started() as session:
+            assert session.wait_for("result", trial=0, epoch=1)
+            ballast = fill(disk)
+            assert session.end() == 2, place.output
+        assert "No space left on device" in place.output.splitlines()[-1]
+        ballast.unlink()
+        assert place.run() == 0, place.output
+        assert faults(place, TRIALS) == []
+        assert differences(place, undisturbed) == []
