@@ -132,7 +132,11 @@ def _arrive(settings: TrialSettings) -> None:
 
 
 class _Run:
-    """Work in a thread that stands still between two reports; while it works, it is watched."""
+    """Work in a thread that stands still between two reports; while it works, it is watched.
+
+    It begins when the first report is asked for. Tune starts processes for an attempt that it then gives to another
+    one: two of them must not be at work in one run's directory.
+    """
 
     def __init__(
         self,
@@ -142,12 +146,14 @@ class _Run:
         self._watch = watch
         self._reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._go = threading.Semaphore(0)
-        self._waiting = self._stopping = False
+        self._begun = self._waiting = self._stopping = False
         self._thread = threading.Thread(target=lambda: self._reports.put(work(self)), name="trial", daemon=True)
-        self._thread.start()
 
     def next_report(self) -> Report:
         with self._watch():
+            if not self._begun:
+                self._begun = True
+                self._thread.start()
             if self._waiting:
                 self._waiting = False
                 self._go.release()
@@ -163,7 +169,9 @@ class _Run:
         return not self._stopping
 
     def end(self) -> None:
-        """Let the work come to its end, and wait for that."""
+        """Let the work come to its end, and wait for that; work that has not begun never does."""
+        if not self._begun:
+            return
         self._stopping = True
         self._go.release()
         with self._watch():

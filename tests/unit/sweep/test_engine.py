@@ -143,6 +143,9 @@ def test_a_run_stands_still_between_reports_and_ends_when_told() -> None:
     assert seen == [1, 2]
     run.end()
     assert seen == [1, 2]
+    unasked = _Run(work)
+    unasked.end()
+    assert seen == [1, 2]  # nobody has asked for a report: nothing has begun
     whole = _Run(work)
     assert [whole.next_report() for _ in range(4)][-1] == {"end": "finished"}
     whole.end()
