@@ -28,7 +28,8 @@ TAKEN = "from-"
 def take_over(donor: Path, member: Path, epoch: int) -> Path:
     """Make the donor's newest checkpoint the only one of the member, and return it.
 
-    It is there twice: should one be damaged, there is none of the member's own before it. Whole or not at all. Called again before the member goes on, it changes nothing, even if the donor has gone on.
+    It is there twice: should one be damaged, there is none of the member's own before it. Whole or not at all. Called
+    again before the member goes on, it changes nothing, even if the donor has gone on.
 
     Args:
         donor: the run directory to take from; it stands at the end of ``epoch``.
