@@ -41,7 +41,7 @@ def main() -> int:
     # What a trial says goes to its own log; here it would only stand between the lines of the sweep.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    plan = check(file, console, show=arguments.dry_run)
+    plan = check(file, state, console, show=arguments.dry_run)
     if plan.problems:
         return 2
     return 0 if arguments.dry_run else run_session(file, plan, console)

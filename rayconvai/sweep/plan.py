@@ -26,6 +26,7 @@ from rayconvai.sweep.grammar import quote, to_overrides
 from rayconvai.sweep.search import Searcher, build_searcher
 from rayconvai.sweep.space import Space, parse_dimension, parse_space
 from rayconvai.sweep.spec import SweepFile
+from rayconvai.sweep.warm import Warmth
 
 MOST_POINTS = 1000
 """Of a larger grid only so many points are checked."""
@@ -61,6 +62,10 @@ class Plan:
     repeats: int = 1
     max_epochs: int = 0
     composed: int = 0
+    learns: bool = False
+    """The search makes use of results."""
+    warmth: list[Warmth] = field(default_factory=list)
+    """What other sweeps have to say."""
     base: DictConfig = field(default_factory=lambda: OmegaConf.create({}))
     """What the recipe composes to, without a point."""
     speed: float | None = None
@@ -140,7 +145,7 @@ def plan_sweep(file: SweepFile) -> Plan:
     except ConfigError as error:
         plan.problems.append(f"{_guilty(str(error), file)}: {error}")
         return plan
-    plan.total = trials_of(spec, searcher)
+    plan.total, plan.learns = trials_of(spec, searcher), searcher.learns
     if plan.total is None and spec.budget.hours is None:
         plan.problems.append(f"{file.at('budget')}: this search has no end; set budget.trials or budget.hours")
     plan.problems += [*preflight.checkpoints(file, base), *preflight.storage(file)]

@@ -33,14 +33,18 @@ from rayconvai.sweep.trial import TrialSettings
 from rayconvai.sweep.warm import read_warmth
 
 
-def check(file: SweepFile, console: Console, *, show: bool) -> Plan:
+def check(file: SweepFile, state: SweepState, console: Console, *, show: bool) -> Plan:
     """Check the whole sweep and say what is wrong; ``show`` also prints the table of its points."""
     with console.status(f"checking {file.path}"):
         plan = plan_sweep(file)
+        if not plan.problems:
+            _read_warmth(file, plan, {point.source for point in state.warm})
     if show and not plan.problems:
         console.print(plan.table())
         for line in plan.summary():
             console.print(line, highlight=False, soft_wrap=True)
+    for warmth in plan.warmth:
+        console.print(str(warmth), markup=False, highlight=False, soft_wrap=True)
     for line in plan.warnings:
         print(f"warning: {line}", file=sys.stderr)
     for line in plan.problems:
@@ -73,7 +77,9 @@ def run_session(file: SweepFile, plan: Plan, console: Console) -> int:
         write_atomically(directory / "plan.json", json.dumps(points, indent=1))
         settings = _settings(file)
         _reopen(journal, plan, settings, *earlier, console)
-        _warm_up(journal, spec, plan, console)
+        for warmth in plan.warmth:
+            for number, point, values in warmth.points:
+                journal.append("warm", source=warmth.source, trial=number, point=point, values=values)
         searcher = build_searcher(spec, plan.space)
         recall(searcher, spec, state)
         engine = Engine(
@@ -148,15 +154,17 @@ def _reopen(
         console.print(f"{gone} finished trials do not go on: their checkpoints were not kept (checkpoints.keep)")
 
 
-def _warm_up(journal: Journal, spec: SweepSpec, plan: Plan, console: Console) -> None:
-    known = {point.source for point in journal.state.warm}
-    for source in spec.warm_start:
-        if source in known:
-            continue
-        warmth = read_warmth(source, spec, plan.space)
-        for number, point, values in warmth.points:
-            journal.append("warm", source=source, trial=number, point=point, values=values)
-        console.print(str(warmth), markup=False, highlight=False, soft_wrap=True)
+def _read_warmth(file: SweepFile, plan: Plan, known: set[str]) -> None:
+    for source in file.spec.warm_start:
+        try:
+            if source not in known:
+                plan.warmth.append(read_warmth(source, file.spec, plan.space))
+        except SweepError as error:
+            plan.problems.append(f"{file.at('warm_start')}: {error}")
+    if plan.warmth and not plan.learns:
+        plan.warnings.append(
+            f"{file.at('warm_start')}: search.name={file.spec.search.name} does not learn from results"
+        )
 
 
 def _settings(file: SweepFile) -> TrialSettings:
