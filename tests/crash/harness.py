@@ -419,5 +419,3 @@ KILLS: dict[str, Kill] = {
     "tune's state": _then(forget_tune),
     "full disk": _full_disk,
 }
-DAMAGES = ("flipped bytes", "truncated")
-"""Those that damage a checkpoint."""
