@@ -274,6 +274,7 @@ class SweepState:
         exploit = Exploit(record["epoch"], record["donor"], record["point"], record["overrides"])
         trial.exploits.append(exploit)
         trial.point, trial.overrides = exploit.point, exploit.overrides
+        trial.lowest, trial.highest = {}, {}  # of weights that it has no more, trained at another point
         self._on_release(trial, record)
 
     def _on_lost(self, trial: TrialRecord, record: Mapping[str, Any]) -> None:

@@ -56,6 +56,16 @@ def test_values_of_a_trial(told: Told) -> None:
     assert trial.last == {"loss": 0.6, "more": 0.0}
 
 
+def test_a_takeover_leaves_the_best_of_other_weights_behind(told: Told) -> None:
+    trial = told.point(0)
+    told.results(0, 0.3, 0.9)
+    told("exploit", trial=0, epoch=2, donor=1, point={"lr": 3}, overrides=["lr=3"])
+    assert trial.best("loss", "min") is None
+    told.results(0, 0.5)
+    assert (trial.best("loss", "min"), trial.best("loss", "max")) == ((0.5, 3), (0.5, 3))
+    assert trial.curve("loss") == {1: 0.3, 2: 0.9, 3: 0.5}
+
+
 def test_an_epoch_counts_once_and_may_come_late(told: Told) -> None:
     trial = told.point(0)
     for epoch, loss in ((1, 0.9), (3, 0.3), (1, 0.1), (2, 0.5)):
