@@ -9,6 +9,7 @@ infeasible.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from rich.table import Table
 from rayconvai.config.compose import Composer
 from rayconvai.errors import ConfigError, SweepError, nearest
 from rayconvai.sweep import preflight
+from rayconvai.sweep.address import is_local
+from rayconvai.sweep.budget import bare
 from rayconvai.sweep.checker import PointChecker
 from rayconvai.sweep.domains import Choice, Fixed, Point, Value
 from rayconvai.sweep.engine import trials_of
@@ -137,6 +140,8 @@ def plan_sweep(file: SweepFile) -> Plan:
         checker = PointChecker(composer, on_cpu=not spec.resources.gpus)
         plan.base = base = composer.compose()
         plan.space = _parse_space(file, problems, composer)
+        if problems:
+            return plan
         _check_keys(file, plan, composer)
         searcher = build_searcher(spec, plan.space)
     except SweepError as error:
@@ -248,10 +253,11 @@ def _check_points(file: SweepFile, plan: Plan, checker: PointChecker, searcher: 
     seen: dict[str, list[Point]] = {}
     for point in [*points, *(point for point in joint if point not in points)]:
         if problem := checker.problem(point):
-            seen.setdefault(problem, []).append(point)
-    for problem, bad in seen.items():
+            seen.setdefault(bare(problem), []).append(point)
+    for bad in seen.values():
+        problem = checker.problem(bad[0])
         varied = {key: value for key, value in bad[0].items() if not isinstance(plan.space[key], Fixed)}
-        more = f" (and {len(bad) - 1} more points)" if len(bad) > 1 else ""
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
         plan.warnings.append(f"{file.at('space')}: cannot work: {', '.join(to_overrides(varied))}{more}: {problem}")
     if plan.points and all(planned.problem for planned in plan.points):
         plan.problems.append(f"{file.at('space')}: no point that was tried can work: {plan.points[0].problem}")
@@ -275,6 +281,17 @@ def _warn(file: SweepFile, plan: Plan, base: DictConfig) -> None:
             f"{file.at('budget.trials')}: the space has {size:g} points, fewer than the {plan.total} trials; "
             "some will be tried again (search.name=grid takes each once)"
         )
+    if file.spec.repeats > 1 and file.spec.scheduler.name in ("hyperband", "median"):
+        plan.warnings.append(
+            f"{file.at('scheduler.name')}: {file.spec.scheduler.name} stops the repeats of a point one by one, so that "
+            "a mean may be of trials of unlike length; asha judges them together"
+        )
+    cpus, here = file.spec.resources.cpus, os.cpu_count() or 1
+    if is_local() and cpus > here:
+        plan.warnings.append(
+            f"{file.at('resources.cpus')}: a trial asks for {cpus:g} CPUs, and this machine has {here}; where "
+            "RAY_ADDRESS names no cluster, none can start"
+        )
     asked, gpus = OmegaConf.select(base, "trainer.accelerator"), file.spec.resources.gpus
     if asked in (("cpu",) if gpus else ("gpu", "cuda")):
         plan.warnings.append(
@@ -292,6 +309,8 @@ def _guilty(message: str, file: SweepFile) -> str:
 
 
 def _short(value: Value) -> str:
+    if isinstance(value, bool) or value is None:
+        return quote(value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -303,4 +322,5 @@ def _duration(seconds: float) -> str:
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.2g} s"
+    # Less is what a batch costs besides its arithmetic, which the estimate does not know.
+    return f"{seconds:.2g} s" if seconds >= 0.1 else "< 0.1 s"

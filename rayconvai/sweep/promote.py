@@ -64,7 +64,6 @@ class Measured:
 @dataclass(frozen=True)
 class Promoted:
     trial: TrialRecord
-    model: Model
     artefact: Path
     metrics: dict[str, float]
     """Of the artefact, on the split."""
@@ -73,6 +72,8 @@ class Promoted:
     """The best points, each with its trials that left a checkpoint."""
     remarks: list[str]
     """What was done to the weights, and what came of it."""
+    transcribes: bool
+    """The model makes text of speech."""
 
 
 def promote(directory: Path, state: SweepState, metric: MetricSpec, options: Options = Options()) -> Promoted:  # frozen
@@ -102,7 +103,8 @@ def promote(directory: Path, state: SweepState, metric: MetricSpec, options: Opt
     artefact = directory / "best"
     content = {**card(made.config, made.run_dir, made.model), "metrics": made.metrics, **made.weights, **told}
     made.model.save_to(artefact, content)
-    return Promoted(winner, made.model, artefact, made.metrics, split, found, made.remarks)
+    transcribes = hasattr(made.model, "transcribe")
+    return Promoted(winner, artefact, made.metrics, split, found, made.remarks, transcribes)
 
 
 @dataclass(frozen=True)

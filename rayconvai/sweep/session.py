@@ -38,7 +38,7 @@ def check(file: SweepFile, state: SweepState, console: Console, *, show: bool) -
     with console.status(f"checking {file.path}"):
         plan = plan_sweep(file)
         if not plan.problems:
-            _read_warmth(file, plan, {point.source for point in state.warm})
+            _read_warmth(file, state, plan)
     if show and not plan.problems:
         console.print(plan.table())
         for line in plan.summary():
@@ -108,18 +108,22 @@ def _finish(state: SweepState, spec: SweepSpec, reason: str, console: Console) -
     if reason == "interrupted":
         console.print("interrupted; the same command goes on from here", highlight=False)
         return 130
-    if reason == "failed" or not any(trial.best(spec.metric.name, spec.metric.mode) for trial in state.trials.values()):
+    valued = any(trial.best(spec.metric.name, spec.metric.mode) for trial in state.trials.values())
+    if reason.startswith("budget.") and not valued:
+        raise SweepError(f"{reason} was used up before a trial had a result; with a larger one it goes on from here")
+    if reason == "failed" or not valued:
         raise SweepError(_nothing_worked(state))
     if reason != "done":
-        console.print(f"stopped by {reason}; a larger budget goes on from here", highlight=False)
+        console.print(f"stopped by {reason}; the same command with another {reason} goes on from here", highlight=False)
     with console.status("testing the best"):
         best = promote(spec.directory, state, spec.metric)
     shown = ", ".join(f"{name} {value:.4f}" for name, value in sorted(best.metrics.items()))
     console.print(f"best: {best.trial.name}, measured on {best.split}: {shown}", highlight=False, soft_wrap=True)
     console.print(f"artefact: {_shown(best.artefact)}", highlight=False, soft_wrap=True)
-    if hasattr(best.model, "transcribe"):
-        hint = f"try: python -m rayconvai transcribe {_shown(best.artefact)} FILE.wav"
-        console.print(hint, highlight=False, soft_wrap=True)
+    if best.transcribes:
+        console.print(
+            f"try: python -m rayconvai transcribe {_shown(best.artefact)} FILE.wav", highlight=False, soft_wrap=True
+        )
     return 0
 
 
@@ -154,7 +158,9 @@ def _reopen(
         console.print(f"{gone} finished trials do not go on: their checkpoints were not kept (checkpoints.keep)")
 
 
-def _read_warmth(file: SweepFile, plan: Plan, known: set[str]) -> None:
+def _read_warmth(file: SweepFile, state: SweepState, plan: Plan) -> None:
+    """Read what other sweeps have to tell, before anything is written; those that have told it may be gone."""
+    known = {point.source for point in state.warm}
     for source in file.spec.warm_start:
         try:
             if source not in known:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.table import Table
@@ -85,7 +85,7 @@ def trial_table(trials: list[TrialRecord], metric: MetricSpec) -> Table:
             str(best[1]) if best else "-",
             str(trial.epoch),
             duration(trial.cost.wall) if trial.epoch else "-",
-            *(Text(_value(trial.point.get(key))) for key in keys),
+            *(Text(_value(trial.point, key)) for key in keys),
         ]
         table.add_row(*row, *([Text(trial.reason)] if reasons else []))
     return table
@@ -100,7 +100,7 @@ def group_table(groups: list[GroupRank], metric: str) -> Table:
             _names(group.trials),
             *(_number(value) for value in (group.mean, group.low, group.high)),
             str(len(group.values)),
-            *(Text(_value(first.point.get(key))) for key in keys),
+            *(Text(_value(first.point, key)) for key in keys),
         ]
         table.add_row(*row)
     return table
@@ -123,7 +123,7 @@ def _front_table(state: SweepState) -> Table:
         (point.trials[0] for point in points), ("trials",), tuple(metric.name for metric in state.metrics)
     )
     for point in points[:_FRONT]:
-        values = [Text(_value(point.trials[0].point.get(key))) for key in keys]
+        values = [Text(_value(point.trials[0].point, key)) for key in keys]
         table.add_row(_names(point.trials), *map(_number, point.values), *values)
     if len(points) > _FRONT:
         table.add_row(f"and {len(points) - _FRONT} more")
@@ -141,7 +141,7 @@ def _counts(state: SweepState, total: int | None) -> Text:
 
 def _time(state: SweepState, total: int | None, *, at_work: bool) -> str:
     worked = state.seconds + (time.time() - state.time if at_work else 0)
-    left = time_left(state, total)
+    left = time_left(state, total) if at_work else None
     return f"{duration(worked)} of work" + (f", about {duration(left)} left" if left else "")
 
 
@@ -196,7 +196,7 @@ def shown_mean(rank: GroupRank) -> str:
 
 
 def shown_point(trial: TrialRecord) -> str:
-    return ", ".join(f"{key}={_value(value)}" for key, value in trial.point.items())
+    return ", ".join(f"{key}={_value(trial.point, key)}" for key in trial.point)
 
 
 def duration(seconds: float) -> str:
@@ -222,7 +222,11 @@ def _short_names(keys: list[str]) -> list[str]:
     return [short(split) for split in parts]
 
 
-def _value(value: Any) -> str:
+def _value(point: Mapping[str, Any], key: str) -> str:
+    """Say what a point has for a key, as the command line takes it."""
+    value = point.get(key, "-")
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

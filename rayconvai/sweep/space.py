@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rayconvai.errors import ConfigError, SweepError, nearest
 from rayconvai.sweep.constraints import ABSENT, Constraint, Lookup, parse_constraint
-from rayconvai.sweep.domains import Choice, Domain, Float, Int, Normal, Point, Value, same
+from rayconvai.sweep.domains import Choice, Domain, Fixed, Float, Int, Normal, Point, Value, same
 from rayconvai.sweep.grammar import parse_domain, quote, to_overrides
 
 TRIES = 1000
@@ -310,9 +310,13 @@ def _sorted(dimensions: Sequence[Dimension]) -> list[Dimension]:
                 raise SweepError(message, key=f"space.{dimension.key}")
             domain = by_key[parent].domain
             never = [value for value in values if domain.values() is None or not domain.contains(value)]
+            if isinstance(domain, Fixed) and len(never) < len(values):
+                never = []  # one of its values is left, as when the command line fixes a key
             if never or not values:
                 value = quote(never[0]) if never else "nothing"
                 message = f"{where} is never met: {parent} cannot be {value}{_options(domain, value)}"
+                if domain.values() is None:
+                    message = f"{where} is never met: {parent} is any number of its range, never just {value}"
                 raise SweepError(message, key=f"space.{dimension.key}")
     ordered: dict[str, Dimension] = {}
     while len(ordered) < len(dimensions):

@@ -269,7 +269,8 @@ def _collect_places(node: yaml.MappingNode, prefix: str, path: str, places: dict
 
 def _override(tree: dict[str, Any], places: dict[str, str], override: str) -> None:
     key, equals, text = override.partition("=")
-    key = key.strip().lstrip("+")
+    added = key.endswith("+")
+    key = key.strip().lstrip("+").rstrip("+ ")
     where = f"{_COMMAND_LINE}'{override}'"
     if key.startswith("~") and not equals:
         parent, name = _parent(tree, key[1:], where)
@@ -287,6 +288,13 @@ def _override(tree: dict[str, Any], places: dict[str, str], override: str) -> No
     except yaml.YAMLError as error:
         raise SweepError(f"{where}: the value is not valid YAML; quote it") from error
     parent, name = _parent(tree, key, where)
+    before = parent.get(name)
+    if override.startswith("+") and isinstance(before, list):
+        raise SweepError(f"{where}: {key} stands in the file; {key}=... replaces it, {key}+=... adds to it")
+    if added:
+        if not isinstance(before, list | None):
+            raise SweepError(f"{where}: {key} is no list to add to; write {key}=...")
+        value = [*(before or []), *(value if isinstance(value, list) else [value])]
     parent[name] = value
     _forget_places(places, key)
     places[key] = where
@@ -347,15 +355,20 @@ _NAMES: dict[Any, str] = {
 
 def _convert_section(kind: Any, value: Any, key: str, places: dict[str, str], path: str) -> Any:
     where = _where(key, places, path)
-    if not isinstance(value, dict):
-        raise SweepError(f"{where}: {key} is {value!r}, not a mapping of {', '.join(f.name for f in fields(kind))}")
     hints = get_type_hints(kind)
+    if not isinstance(value, dict):
+        way = f"; write {key}.name={value}" if "name" in hints and isinstance(value, str) else ""
+        raise SweepError(
+            f"{where}: {key} is {value!r}, not a mapping of {', '.join(f.name for f in fields(kind))}{way}"
+        )
     prefix = f"{key}." if key else ""
     for name in value:
         if name not in hints:
-            raise SweepError(
-                f"{_where(f'{prefix}{name}', places, path)}: unknown key '{prefix}{name}'{nearest(str(name), hints)}"
-            )
+            place = next((place for known, place in places.items() if known.startswith(f"{prefix}{name}.")), None)
+            way = nearest(str(name), hints)
+            if not key and not way:
+                way = "; a key of the recipe stands in space, or in overrides: overrides+=[KEY=VALUE]"
+            raise SweepError(f"{place or _where(f'{prefix}{name}', places, path)}: unknown key '{prefix}{name}'{way}")
     for item in fields(kind):
         if item.name not in value and item.default is MISSING and item.default_factory is MISSING:
             raise SweepError(f"{where}: key '{prefix}{item.name}' is missing")
@@ -447,6 +460,9 @@ def _check_belonging(file: SweepFile) -> None:
             reader = {"scheduler": scheduler.name, "search": f"{search.name} {search.sampler or ''}".strip()}
             by = reader.get(key.partition(".")[0], "a sweep without resources.gpus")
             raise SweepError(f"{file.at(key)}: {key} means nothing to {by}; take it out")
+    names = [metric.name for metric in spec.metrics]
+    if doubled := [name for name in names if names.count(name) > 1]:
+        raise SweepError(f"{file.at('more_metrics')}: more_metrics: {doubled[0]} is looked for already; take it out")
     if spec.more_metrics and search.name == "optuna" and search.sampler not in (None, "nsga2"):
         raise SweepError(
             f"{file.at('search.sampler')}: {search.sampler} looks for one metric; for several leave the sampler out "

@@ -114,6 +114,7 @@ def test_what_it_leaves_behind(finished: tuple[Path, str, SweepState]) -> None:
     assert table[0] == "t0000"
     assert len(table) == 10
     assert "artefact: demo/best" in output
+    assert "transcribe" not in output  # which this model cannot
     assert not (directory / "home" / ".ray").exists()  # no token that would switch authentication on for good
 
 

@@ -95,6 +95,11 @@ def test_refused(space: dict[str, Any], words: str) -> None:
     assert str(error.value).startswith(f"space key '{error.value.key.removeprefix('space.')}'")
 
 
+def test_a_condition_on_a_key_that_was_fixed() -> None:
+    space = parse_space({"a": 2, "b": {"when": {"a": [1, 2]}, "is": 3}})
+    assert space.at([0, 0]) == {"a": 2, "b": 3}
+
+
 def draw_first(space: Space, given: Point) -> Point:
     return space.complete(given, lambda dimension: dimension.domain.corners()[0])
 

@@ -39,11 +39,19 @@ def test_reads_a_file_with_its_lines(tmp_path: Path) -> None:
 
 
 def test_command_line_changes_any_key(tmp_path: Path) -> None:
-    changes = ["budget.trials=4", "overrides=[a=1, b=2]", "space.optim.lr=uniform(0, 1)", "storage=/x", "~search"]
+    changes = [
+        "budget.trials=4",
+        "overrides=[a=1, b=2]",
+        "overrides+=c=3",
+        "constraints+=[a > 1]",
+        "space.optim.lr=uniform(0, 1)",
+        "storage=/x",
+        "~search",
+    ]
     changes += ["scheduler={name: none}"]  # and so without the grace of the file
     file = load_spec(write(tmp_path, GOOD), changes)
     assert file.spec.budget.trials == 4
-    assert file.spec.overrides == ["a=1", "b=2"]
+    assert (file.spec.overrides, file.spec.constraints) == (["a=1", "b=2", "c=3"], ["a > 1"])
     assert file.spec.space["optim.lr"] == "uniform(0, 1)"
     assert file.spec.directory == Path("/x/demo")
     assert file.spec.search.name == "optuna"
@@ -96,6 +104,11 @@ def test_refused_with_its_line(tmp_path: Path, old: str, new: str, line: int, wo
         pytest.param("budget.trials", "not of the form KEY=VALUE", id="no_value"),
         pytest.param("~budget.trails", "no key 'budget.trails' to remove; nearest: trials", id="nothing_to_remove"),
         pytest.param("name.x=4", "has no keys below it", id="below_a_leaf"),
+        pytest.param("trainer.max_epochs=3", "in overrides: overrides+=[KEY=VALUE]", id="key_of_the_recipe"),
+        pytest.param("search=random", "write search.name=random", id="name_of_a_section"),
+        pytest.param("+overrides=[a=1]", "overrides+=... adds to it", id="plus_replaces_nothing"),
+        pytest.param("budget.trials+=4", "no list to add to", id="adding_to_a_number"),
+        pytest.param("more_metrics=[{name: val_wer}]", "val_wer is looked for already", id="metric_twice"),
     ],
 )
 def test_refused_command_line(tmp_path: Path, override: str, words: str) -> None:
