@@ -11,7 +11,7 @@ from typing_extensions import Self
 
 from rayconvai.sweep.show import duration, leader, overview, shown_mean, shown_point, time_left, trial_table
 from rayconvai.sweep.spec import MetricSpec
-from rayconvai.sweep.state import ENDED, SweepState, TrialRecord
+from rayconvai.sweep.state import ENDED, SweepState, TrialRecord, trial_name
 
 _ROWS = 12
 """Trials that run are shown up to this number."""
@@ -54,6 +54,12 @@ class Display:
     def lost(self, trial: TrialRecord) -> None:
         """A trial's process died; it will be tried again."""
         self._line(f"{trial.name} was lost ({trial.reason}); it will be tried again")
+
+    def took_over(self, trial: TrialRecord) -> None:
+        """A trial goes on from another's weights."""
+        last = trial.exploits[-1]
+        after = f"takes over from {trial_name(last.donor)} after epoch {last.epoch}"
+        self._line(f"{trial.name} {after}: {shown_point(trial)}")
 
     def _line(self, text: str) -> None:
         if self.live is None:

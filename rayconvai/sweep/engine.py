@@ -35,6 +35,7 @@ class Listener(Protocol):
     def reported(self, trial: TrialRecord) -> None: ...
     def ended(self, trial: TrialRecord) -> None: ...
     def lost(self, trial: TrialRecord) -> None: ...
+    def took_over(self, trial: TrialRecord) -> None: ...
 
 
 class Engine:
@@ -218,6 +219,8 @@ class Engine:
         overrides = to_overrides(order.point)
         fields = {"epoch": order.epoch, "donor": order.donor, "point": order.point, "overrides": overrides}
         self._append("exploit", trial=order.trial, **fields)
+        for listener in self.listeners:
+            listener.took_over(self.state.trials[order.trial])
         return True
 
     def _lose(self, trial: TrialRecord, reason: str) -> None:

@@ -261,7 +261,8 @@ def result_table(promoted: Promoted, metric: MetricSpec) -> Table:
             table.add_row(str(place), trial.name, f"{value:.4f}", "", str(epoch), *shown)
         if len(rank.values) > 1 and rank.mean is not None:
             interval = "" if rank.low is None else f"{rank.low:.4f} to {rank.high:.4f}"
-            means = [f"{fmean(one.metrics[name] for one in trials):.4f}" if trials else "gone" for name in names]
+            part = "" if len(trials) == len(rank.values) else f" (of {len(trials)})"
+            means = [f"{fmean(one.metrics[name] for one in trials):.4f}{part}" if trials else "gone" for name in names]
             table.add_row(str(place), "mean", f"{rank.mean:.4f}", interval, "", *means)
     return table
 

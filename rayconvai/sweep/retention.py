@@ -52,6 +52,9 @@ class Retention:
     def lost(self, trial: TrialRecord) -> None:
         """Nothing: it goes on."""
 
+    def took_over(self, trial: TrialRecord) -> None:
+        """Nothing: it goes on."""
+
     def ended(self, trial: TrialRecord) -> None:
         """Delete what has become superfluous; what cannot be deleted is a warning."""
         self._apply(time.time())

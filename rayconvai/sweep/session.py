@@ -39,6 +39,8 @@ def check(file: SweepFile, state: SweepState, console: Console, *, show: bool) -
         plan = plan_sweep(file)
         if not plan.problems:
             _read_warmth(file, state, plan)
+    if show and state.trials:
+        _say_what_is_there(file.spec.directory, state, console)
     if show and not plan.problems:
         console.print(plan.table())
         for line in plan.summary():
@@ -66,10 +68,7 @@ def run_session(file: SweepFile, plan: Plan, console: Console) -> int:
         known = identity(spec, plan.base, plan.max_epochs)
         check_identity(state, spec, known)
         if state.trials:
-            ended = state.count(*ENDED)
-            console.print(
-                f"going on with {directory}: {ended} of {len(state.trials)} trials have ended", soft_wrap=True
-            )
+            _say_what_is_there(directory, state, console)
         earlier = (state.closed, state.identity.get("epochs"))
         journal.open(known, dataclasses.asdict(spec))
         write_atomically(directory / "sweep.yaml", yaml.safe_dump(dataclasses.asdict(spec), sort_keys=False))
@@ -102,6 +101,11 @@ def run_session(file: SweepFile, plan: Plan, console: Console) -> int:
         console.print(trial_table(state.ranked(spec.metric.name, spec.metric.mode), spec.metric), "", highlight=False)
         console.print(overview(state, engine.total, at_work=False), "", highlight=False)
         return _finish(state, spec, reason, console)
+
+
+def _say_what_is_there(directory: Path, state: SweepState, console: Console) -> None:
+    ended = state.count(*ENDED)
+    console.print(f"going on with {directory}: {ended} of {len(state.trials)} trials have ended", soft_wrap=True)
 
 
 def _finish(state: SweepState, spec: SweepSpec, reason: str, console: Console) -> int:
