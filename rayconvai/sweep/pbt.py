@@ -37,17 +37,19 @@ class Pbt(Scheduler):
         paused = [trial for trial in alive if trial.paused_at is not None]
         if not paused or not (exhausted or len(state.trials) == self.population):
             return []
-        epoch = paused[0].epoch
-        # Some may have been released already, by a driver that then died.
+        # One that took over before a driver died, or while a donor made its checkpoint anew, may be further.
+        epoch = min(trial.paused_at or 0 for trial in paused)
         if any(epoch not in (trial.paused_at, trial.released_at) for trial in alive):
             return []
         known = [trial for trial in state.trials.values() if trial.usable and self.loss(trial, epoch) is not None]
         ranked = sorted(known, key=lambda trial: (self.loss(trial, epoch), trial.number))
         count = int(len(ranked) * self.spec.quantile)
-        best, worst = ranked[:count], ranked[len(ranked) - count :]
-        orders: list[Order] = [self._exploit(trial, best, epoch) for trial in paused if trial in worst]
+        best = [trial for trial in ranked[:count] if trial.number in state.live]  # others keep no checkpoints
+        worst = ranked[len(ranked) - count :] if best else []
+        waiting = [trial for trial in paused if trial.paused_at == epoch]
+        orders: list[Order] = [self._exploit(trial, best, epoch) for trial in waiting if trial in worst]
         # Nobody goes on before all have taken over what they are to.
-        return orders + [Go(trial.number) for trial in paused if trial not in worst]
+        return orders + [Go(trial.number) for trial in waiting if trial not in worst]
 
     def _exploit(self, trial: TrialRecord, best: Sequence[TrialRecord], epoch: int) -> TakeOver:
         rng = np.random.default_rng([self.seed, epoch, trial.number])

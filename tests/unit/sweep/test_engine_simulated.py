@@ -59,19 +59,28 @@ class Dies(Exception):
 class World:
     """The trials' side: what has been trained and saved, whoever asks."""
 
-    def __init__(self, death: float, seed: int) -> None:
-        self.rng, self.death = random.Random(seed), death
+    def __init__(self, death: float, seed: int, trouble: float = 0.0) -> None:
+        self.rng, self.death, self.trouble = random.Random(seed), death, trouble
         self.saved: dict[int, int] = {}
         """Trial -> epoch of its last checkpoint."""
-        self.trained: dict[int, list[dict[str, Any]]] = {}
 
     def moment(self) -> None:
         if self.rng.random() < self.death:
             raise Dies
 
+    def misfortune(self) -> bool:
+        return self.rng.random() < self.trouble
+
     def take_over(self, donor: int, member: int, epoch: int) -> None:
-        assert self.saved[donor] == epoch
+        if self.saved.get(donor) != epoch:
+            raise CheckpointError("damaged")
         self.saved[member] = epoch
+
+    def damage(self, trial: TrialRecord) -> None:
+        """The newest checkpoint of a trial is gone, but not what it took over: that is there twice."""
+        first = max((exploit.epoch for exploit in trial.exploits), default=0)
+        if trial.number in self.saved:
+            self.saved[trial.number] = max(first, self.saved[trial.number] - 1)
 
     def loss(self, trial: TrialRecord, epoch: int) -> float:
         seed = 0.01 * sum(map(len, trial.overrides[-1:])) + 0.001 * trial.repeat
@@ -82,9 +91,17 @@ class World:
         trial = engine.state.trials[attempt.number]
         engine.started(attempt.number)
         yield
-        epoch = self.saved.get(attempt.number, 0)
-        while epoch < EPOCHS and (attempt.until is None or epoch < attempt.until):
+        epoch, last = self.saved.get(attempt.number, 0), last_epoch(engine.spec)
+        stops_itself = last - 3 if self.trouble and trial.point["lr"] < 0.15 else last
+        while epoch < stops_itself and (attempt.until is None or epoch < attempt.until):
             epoch += 1
+            if self.trouble and trial.point["lr"] > 0.85 and epoch > 10 * trial.point["lr"] % 5:
+                engine.ended(attempt.number, {"end": "infeasible", "reason": "nan", "cost": {"wall": 1.0}})
+                return
+            if self.misfortune():
+                self.damage(trial)
+                engine.lost(attempt.number, "its process died")
+                return
             report = {"epoch": epoch, "metrics": {"loss": self.loss(trial, epoch)}, "cost": {"wall": 1.0}}
             self.moment()
             goes_on = engine.reported(attempt.number, report)
@@ -95,18 +112,26 @@ class World:
                 engine.gone(attempt.number)
                 return
             yield
-        end = "paused" if epoch < EPOCHS else "finished"
+        end = "paused" if epoch < stops_itself else "finished"
         engine.ended(attempt.number, {"end": end, "reason": "", "cost": {"wall": 1.0}})
+        if self.misfortune():
+            self.damage(trial)
+        if end == "finished" and self.trouble:
+            del self.saved[attempt.number]
+
+
+def last_epoch(spec: SweepSpec) -> int:
+    return spec.budget.epochs or EPOCHS
 
 
 def scheduler_of(spec: SweepSpec, space: Space) -> Scheduler:
-    given = spec.scheduler
+    given, last = spec.scheduler, last_epoch(spec)
     return {
-        "none": lambda: Scheduler(METRIC, EPOCHS),
-        "asha": lambda: Asha(METRIC, EPOCHS, grace=1, reduction=3, repeats=spec.repeats),
-        "median": lambda: Median(METRIC, EPOCHS, grace=2),
-        "hyperband": lambda: HyperBand(METRIC, EPOCHS, grace=1, reduction=3),
-        "pbt": lambda: Pbt(METRIC, EPOCHS, given, space, seed=1, population=spec.budget.trials or 0),
+        "none": lambda: Scheduler(METRIC, last),
+        "asha": lambda: Asha(METRIC, last, grace=1, reduction=3, repeats=spec.repeats),
+        "median": lambda: Median(METRIC, last, grace=2),
+        "hyperband": lambda: HyperBand(METRIC, last, grace=1, reduction=3),
+        "pbt": lambda: Pbt(METRIC, last, given, space, seed=1, population=spec.budget.trials or 0),
     }[given.name]()
 
 
@@ -122,12 +147,13 @@ def session(spec: SweepSpec, directory: Path, world: World, concurrent: int) -> 
         running: list[Any] = []
         while True:
             while len(running) < concurrent and (given := engine.next_attempt()) is not None:
-                running.append(world.work(engine, given))
+                assert given.number not in {attempt.number for attempt, _ in running}
+                running.append((given, world.work(engine, given)))
             if not running:
                 return
             chosen = running[world.rng.randrange(len(running))]
             try:
-                next(chosen)
+                next(chosen[1])
             except StopIteration:
                 running.remove(chosen)
 
@@ -148,6 +174,16 @@ def known(state: SweepState) -> list[Any]:
         (number, trial.status, trial.first_point, trial.point, trial.curve("loss"), trial.exploits)
         for number, trial in sorted(state.trials.items())
     ]
+
+
+def check_history(directory: Path, state: SweepState) -> None:
+    """Every trial has come to its end, with each of its epochs once."""
+    results = [(r["trial"], r["epoch"]) for r in iter_records(directory) if r["kind"] == "result"]
+    assert len(results) == len(set(results))
+    assert not state.live
+    for trial in state.trials.values():
+        assert trial.status in ENDED
+        assert list(trial.epochs) == list(range(1, trial.epoch + 1))
 
 
 def scheduled(name: str, **changes: Any) -> SweepSpec:
@@ -184,6 +220,26 @@ def test_many_at_once_come_to_an_end(spec: SweepSpec, seed: int, tmp_path: Path)
     for trial in state.trials.values():
         assert list(trial.curve("loss")) == list(range(1, trial.epoch + 1))
         assert trial.epoch == EPOCHS or trial.status == "stopped"
+
+
+OFTEN = dataclasses.replace(SPEC, scheduler=SchedulerSpec(name="pbt", interval=2), budget=BudgetSpec(trials=12))
+
+
+@pytest.mark.parametrize("spec", [*CASES, pytest.param(OFTEN, id="pbt_often")])
+@pytest.mark.parametrize("seed", range(4))
+def test_all_kinds_of_trouble(spec: SweepSpec, seed: int, tmp_path: Path) -> None:
+    spec = dataclasses.replace(spec, give_up_after=100, max_retries=5)
+    rng, world = random.Random(seed), World(0.01, seed, trouble=0.1)
+    while True:
+        try:
+            session(spec, tmp_path, world, rng.choice([1, 2, 5]))
+            break
+        except Dies:
+            continue
+    state = read_journal(tmp_path)
+    assert len(state.trials) == spec.budget.trials
+    check_history(tmp_path, state)
+    assert all(trial.lost <= spec.max_retries + 1 for trial in state.trials.values())
 
 
 def test_hyperband_halves_its_brackets(tmp_path: Path) -> None:
