@@ -223,8 +223,8 @@ def _check_values(file: SweepFile, plan: Plan, checker: PointChecker) -> None:
         (problem,) = common  # whatever the point is
         plan.problems.append(f"{_guilty(problem, file)}: {problem}")
         return
-    by_itself: dict[str, str] = {}
-    among_others: dict[str, str] = {}
+    by_itself: dict[str, tuple[str, str]] = {}
+    among_others: dict[str, tuple[str, str]] = {}
     for key, values in corners.items():
         others = [{other: option} for other in corners if other != key for option in corners[other]]
         for value in values:
@@ -238,11 +238,13 @@ def _check_values(file: SweepFile, plan: Plan, checker: PointChecker) -> None:
                 plan.problems.append(f"{file.at('constraints')}: no point with {key}={quote(value)} meets them")
             elif problems and all(problems):
                 problem = "" if space.dimensions[key].when else checker.problem({key: value})
-                # One line for a problem, however many values meet it.
-                seen = by_itself if problem else among_others
-                seen.setdefault(problem or problems[0], f"{file.at(f'space.{key}')}: {key}={quote(value)}")
+                # One line for a problem, however many values meet it: with a key that it names, if there is one.
+                seen, text = (by_itself, problem) if problem else (among_others, problems[0])
+                before = seen.get(text, ("", ""))[0]
+                if text not in seen or (key in text and not (before in text and len(before) > len(key))):
+                    seen[text] = key, f"{file.at(f'space.{key}')}: {key}={quote(value)}"
     # A value that is wrong by itself makes others fail.
-    plan.problems += [f"{where}: {problem}" for problem, where in (by_itself or among_others).items()]
+    plan.problems += [f"{where}: {problem}" for problem, (_, where) in (by_itself or among_others).items()]
 
 
 def _check_points(file: SweepFile, plan: Plan, checker: PointChecker, searcher: Searcher) -> None:

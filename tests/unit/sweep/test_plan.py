@@ -230,6 +230,14 @@ def test_what_cannot_be_estimated_is_left_out(plan, monkeypatch: pytest.MonkeyPa
     assert len(made.summary()) == 1
 
 
+def test_the_value_that_a_problem_names_is_blamed(plan) -> None:
+    space = "  schedule: choice(cosine)\n  schedule.warmup_steps: {when: {schedule: cosine}, is: 4}\n"
+    path, made = plan("  shape:", f"{space}  shape:")
+    assert [line.partition(" exclude")[0] for line in made.problems] == [
+        f"{path}:8: schedule.warmup_steps=4: schedule.warmup_steps and schedule.warmup_ratio"
+    ]
+
+
 def test_all_faults_are_named(plan) -> None:
     _, made = plan("(2, 8)\n  shape: choice(narrow, wide)", "(8, 2\n  shape: choise(narrow)")
     assert len(made.problems) == 2
