@@ -64,11 +64,14 @@ def is_finished(state: SweepState, spec: SweepSpec) -> str:
         return ""
     if state.closed != "done":
         return budget_over(spec, state, state.seconds)
-    more_trials = spec.budget.trials is not None and spec.budget.trials // spec.repeats * spec.repeats > len(
-        state.trials
-    )
+    # Of a grid there may be fewer than were allowed.
+    more_trials = _most_points(spec.budget.trials, spec) > _most_points(state.spec["budget"]["trials"], spec)
     more_epochs = (spec.budget.epochs or 0) > (state.identity.get("epochs") or 0)
     return "" if more_trials or more_epochs or state.count(*ENDED) < len(state.trials) else state.closed
+
+
+def _most_points(trials: int | None, spec: SweepSpec) -> float:
+    return math.inf if trials is None else trials // spec.repeats
 
 
 def same_reason(one: str, other: str) -> bool:

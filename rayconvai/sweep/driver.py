@@ -127,8 +127,10 @@ class _Events(tune.Callback):
         self.tell(self.engine.ended, number, result, otherwise=None)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self.trials.pop(trial.config["number"], None)
-        self.engine.gone(trial.config["number"])
+        number = trial.config["number"]
+        self.trials.pop(number, None)
+        self.killed.pop(number, None)  # it came to its end before that
+        self.engine.gone(number)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         number = trial.config["number"]

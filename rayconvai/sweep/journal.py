@@ -11,7 +11,7 @@ Every record has ``kind`` and ``time`` (seconds since 1970). Format 2:
 kind      fields
 ========  =====================================================================================================
 sweep     ``version``, ``identity`` (all that makes two sweeps the same: recipe, overrides, space, metric, search,
-          scheduler), ``spec`` (the whole file as it was read), ``command``. First record of each session.
+          scheduler), ``spec`` (the whole file as it was read), ``command``. A session begins with it.
 warm      ``source`` (a sweep's directory), ``trial``, ``point``, ``values`` (metric -> number): a result of
           another sweep that the searcher was told
 point     ``trial`` (number), ``group`` and ``repeat`` (number = group * repeats + repeat), ``point`` (space key ->
@@ -19,7 +19,7 @@ point     ``trial`` (number), ``group`` and ``repeat`` (number = group * repeats
 attempt   ``trial``, ``attempt`` (from 1): a process begins to work on the trial
 result    ``trial``, ``attempt``, ``epoch`` (from 1), ``metrics`` (name -> number or null), ``cost``. One per trial
           and epoch: what an attempt repeats of an earlier one is left out.
-pause     ``trial``, ``epoch``: it waits there for others
+pause     ``trial``, ``epoch``, maybe ``cost``: it waits there for others
 release   ``trial``: it may go on
 exploit   ``trial``, ``epoch``, ``donor``, ``point``, ``overrides``: it goes on from the checkpoint that trial
           ``donor`` has of that epoch, with a new point
@@ -27,7 +27,8 @@ lost      ``trial``, ``attempt``, ``reason``, maybe ``cost``: the process or its
           again
 end       ``trial``, ``status`` (finished, stopped: by the scheduler or the budget, infeasible, failed), ``reason``,
           maybe ``cost`` and ``parameters`` (how many the model has)
-reopen    ``trial``: finished, it goes on, as the budget of epochs has grown
+reopen    ``trial``: it goes on, as the budget of epochs has grown or the whole sweep had failed. Before the
+          ``sweep`` of its session
 close     ``reason``: why the driver went (done, interrupted, failed, budget.hours)
 ========  =====================================================================================================
 
@@ -89,8 +90,7 @@ class Journal:
         return self.store.segment
 
     def open(self, identity: dict[str, Any], spec: dict[str, Any]) -> None:
-        """Begin this session's segment."""
-        self._begin()
+        """Say what this session is for."""
         self.append("sweep", version=VERSION, identity=identity, spec=spec, command=sys.argv)
 
     def append(self, kind: str, **fields: Any) -> None:

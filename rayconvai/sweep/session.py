@@ -69,16 +69,14 @@ def run_session(file: SweepFile, plan: Plan, console: Console) -> int:
         check_identity(state, spec, known)
         if state.trials:
             _say_what_is_there(directory, state, console)
-        earlier = (state.closed, state.identity.get("epochs"))
+        settings = _settings(file)
+        # Before the journal says that the sweep is a larger one: else a death in between would leave some closed.
+        _reopen(journal, plan, settings, console)
         journal.open(known, dataclasses.asdict(spec))
         write_atomically(directory / "sweep.yaml", yaml.safe_dump(dataclasses.asdict(spec), sort_keys=False))
         points = [dataclasses.asdict(point) for point in plan.points]
         write_atomically(directory / "plan.json", json.dumps(points, indent=1))
-        settings = _settings(file)
-        _reopen(journal, plan, settings, *earlier, console)
-        for warmth in plan.warmth:
-            for number, point, values in warmth.points:
-                journal.append("warm", source=warmth.source, trial=number, point=point, values=values)
+        _warm_up(journal, plan)
         searcher = build_searcher(spec, plan.space)
         recall(searcher, spec, state)
         engine = Engine(
@@ -145,10 +143,9 @@ def _scheduler(spec: SweepSpec, plan: Plan) -> Scheduler:
     return Scheduler(spec.metric, last)
 
 
-def _reopen(
-    journal: Journal, plan: Plan, settings: TrialSettings, closed: str, epochs: int | None, console: Console
-) -> None:
+def _reopen(journal: Journal, plan: Plan, settings: TrialSettings, console: Console) -> None:
     """Open ended trials again: all that failed where the whole sweep had failed, finished ones for more epochs."""
+    closed, epochs = journal.state.closed, journal.state.identity.get("epochs")
     gone = 0
     for number, trial in list(journal.state.trials.items()):
         if closed == "failed" and trial.status in ("failed", "infeasible"):
@@ -164,7 +161,8 @@ def _reopen(
 
 def _read_warmth(file: SweepFile, state: SweepState, plan: Plan) -> None:
     """Read what other sweeps have to tell, before anything is written; those that have told it may be gone."""
-    known = {point.source for point in state.warm}
+    # Before the first trial, a driver that died may have told a part.
+    known = {point.source for point in state.warm} if state.trials else set()
     for source in file.spec.warm_start:
         try:
             if source not in known:
@@ -177,6 +175,14 @@ def _read_warmth(file: SweepFile, state: SweepState, plan: Plan) -> None:
         )
 
 
+def _warm_up(journal: Journal, plan: Plan) -> None:
+    known = {(point.source, point.trial) for point in journal.state.warm}
+    for warmth in plan.warmth:
+        for number, point, values in warmth.points:
+            if (warmth.source, number) not in known:
+                journal.append("warm", source=warmth.source, trial=number, point=point, values=values)
+
+
 def _settings(file: SweepFile) -> TrialSettings:
     spec = file.spec
     return TrialSettings(
@@ -186,6 +192,7 @@ def _settings(file: SweepFile) -> TrialSettings:
         directory=str(spec.directory),
         sweep=spec.name,
         metric=spec.metric.name,
+        more_metrics=tuple(metric.name for metric in spec.more_metrics),
         cpus=spec.resources.cpus,
         gpus=spec.resources.gpus,
         timeout=spec.timeout,

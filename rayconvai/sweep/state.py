@@ -215,7 +215,7 @@ class SweepState:
 
     def apply(self, record: Mapping[str, Any]) -> None:
         kind, time = record["kind"], record["time"]
-        if kind != "sweep":
+        if kind not in ("sweep", "reopen"):  # a session begins with these
             self.seconds += time - self.time
         self.time = time
         self.records += 1
@@ -264,6 +264,7 @@ class SweepState:
 
     def _on_pause(self, trial: TrialRecord, record: Mapping[str, Any]) -> None:
         trial.paused_at, trial.under_way = record["epoch"], False
+        trial.spending = record.get("cost", trial.spending)
         self._move(trial, "paused")
 
     def _on_release(self, trial: TrialRecord, record: Mapping[str, Any]) -> None:

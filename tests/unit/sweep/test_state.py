@@ -115,6 +115,9 @@ def test_costs_add_up_over_attempts_and_trials(told: Told) -> None:
     told("end", trial=0, status="finished", reason="", cost={"wall": 40, "gpu": 20})
     told("reopen", trial=0)
     assert told.cost == Cost(wall=75, gpu=37, memory=1, seen={"audio_seconds": 3})
+    told("attempt", trial=0, attempt=3)
+    told("pause", trial=0, epoch=3, cost={"wall": 5})
+    assert told.cost.wall == 80
 
 
 def test_what_early_stopping_saved(told: Told) -> None:
