@@ -14,7 +14,7 @@ from rayconvai.sweep.budget import is_finished
 from rayconvai.sweep.engine import Engine
 from rayconvai.sweep.journal import Journal, iter_records, read_journal
 from rayconvai.sweep.plan import Plan
-from rayconvai.sweep.session import run_session
+from rayconvai.sweep.session import check, run_session
 from rayconvai.sweep.space import parse_space
 from rayconvai.sweep.spec import BudgetSpec, MetricSpec, SearchSpec, SweepFile, SweepSpec
 from rayconvai.sweep.trial import TrialSettings
@@ -58,10 +58,13 @@ class Sessions:
             max_epochs=epochs,
             base=OmegaConf.create({"seed": 0}),
         )
+        file = SweepFile("demo.yaml", self.spec, {})
+        self.monkeypatch.setattr("rayconvai.sweep.session.plan_sweep", lambda _: plan)
+        check(file, read_journal(self.spec.directory), Console(quiet=True), show=False)
         with self.monkeypatch.context() as patch:
             if kind:
                 patch.setattr(Journal, "append", dying)
-            run_session(SweepFile("demo.yaml", self.spec, {}), plan, Console(quiet=True))
+            run_session(file, plan, Console(quiet=True))
 
     def _promote(self, *_: Any) -> Any:
         raise Dies  # what comes then is not a matter of sessions
