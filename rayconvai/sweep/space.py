@@ -285,6 +285,8 @@ def parse_dimension(key: str, expression: Any) -> Dimension:
         when, missing = expression.get("when"), not {"when", "is"} <= set(expression)
         if unknown is not None or missing or not isinstance(when, Mapping) or not when:
             hint = "" if unknown is None else f"; it has a key '{unknown}'{nearest(str(unknown), ('when', 'is'))}"
+            if unknown is not None and not {"when", "is"} & set(expression) and "nearest" not in hint:
+                hint += f"; keys of the recipe are written with dots, '{key}.{unknown}: ...'"
             raise SweepError(
                 f"{where}: a condition is written {{when: {{KEY: VALUE}}, is: EXPRESSION}}{hint}", key=f"space.{key}"
             )

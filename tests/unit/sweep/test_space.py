@@ -82,6 +82,7 @@ def test_what_is_drawn_is_contained(shares: list[float]) -> None:
         ),
         pytest.param({"a": {"when": {"b": 1}}}, "is written {when:", id="nothing_is"),
         pytest.param({"a": {"wenn": {"b": 1}, "is": 1}}, "it has a key 'wenn'; nearest: when", id="misspelt"),
+        pytest.param({"a": {"b": "choice(1, 2)"}}, "with dots, 'a.b: ...'", id="tree"),
         pytest.param({"a": {"when": "b", "is": 1}}, "is written {when:", id="no_mapping"),
         pytest.param({"a": {"when": {"b": 1}, "is": [1, 2]}}, "write choice(...)", id="list"),
         pytest.param({"a": {"when": {"b": 1}, "is": "unifrom(0, 1)"}}, "nearest: uniform", id="expression"),
