@@ -40,11 +40,13 @@ def identity(spec: SweepSpec, config: DictConfig | None = None, epochs: int | No
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return what differs between two identities, a phrase each."""
-    found = [
-        f"{key} was {json.dumps(before[key])}, is {json.dumps(now[key])}"
-        for key in _KEYS
-        if key in before and before[key] != now[key]
-    ]
+    found = []
+    for key in (key for key in _KEYS if key in before and before[key] != now[key]):
+        old, new = before[key], now[key]
+        parts = [part for part in {**old, **new} if old.get(part) != new.get(part)] if key == "space" else []
+        found += [f"space.{part} was {_said(old, part)}, is {_said(new, part)}" for part in parts]
+        if not parts:  # of a space, the order alone
+            found.append(f"{key} was {json.dumps(old)}, is {json.dumps(new)}")
     if found or "config" not in before or "config" not in now:
         return found
     old, new = before["config"], now["config"]

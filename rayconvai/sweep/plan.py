@@ -98,7 +98,8 @@ class Plan:
         """Say how many trials there will be and what they will take, as far as it is known."""
         count = f"{self.total} trials" if self.total else "trials until the time is over"
         if self.repeats > 1:
-            points = f"{self.total // self.repeats} points" if self.total else "each point"
+            whole = (self.total or 0) // self.repeats
+            points = f"{whole} point{'s' * (whole > 1)}" if whole else "each point"
             count += f": {points} x {self.repeats} seeds"
         lines = [f"{count}; {self.composed} points composed and checked"]
         known = [point for point in self.points if point.flops is not None and point.memory is not None]
@@ -235,7 +236,7 @@ def _check_values(file: SweepFile, plan: Plan, checker: PointChecker) -> None:
                 if not problems[-1]:
                     break
             if not problems and isinstance(space[key], Choice):  # of a range the constraints may leave a part
-                plan.problems.append(f"{file.at('constraints')}: no point with {key}={quote(value)} meets them")
+                plan.problems.append(f"{file.at('constraints')}: no point with {key}={quote(value)} meets them all")
             elif problems and all(problems):
                 problem = "" if space.dimensions[key].when else checker.problem({key: value})
                 # One line for a problem, however many values meet it: with a key that it names, if there is one.
@@ -282,6 +283,12 @@ def _warn(file: SweepFile, plan: Plan, base: DictConfig) -> None:
         plan.warnings.append(
             f"{file.at('budget.trials')}: the space has {size:g} points, fewer than the {plan.total} trials; "
             "some will be tried again (search.name=grid takes each once)"
+        )
+    trials, repeats = file.spec.budget.trials or 0, file.spec.repeats
+    if trials % repeats:
+        plan.warnings.append(
+            f"{file.at('budget.trials')}: {trials} trials are no multiple of repeats={repeats}; only whole points are "
+            f"trained, at most {trials - trials % repeats} trials"
         )
     if file.spec.repeats > 1 and file.spec.scheduler.name in ("hyperband", "median"):
         plan.warnings.append(

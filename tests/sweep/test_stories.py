@@ -35,7 +35,7 @@ def test_longer_and_then_another_one(tmp_path: Path) -> None:
     wider = ["space={model.floor: 'uniform(0, 0.3)', model.width: 'choice(4, 8)'}", *RANDOM[1:], "budget={trials: 1}"]
     status, output = run(tmp_path, *wider)
     assert status == 2
-    assert "holds another sweep of this name: space was" in output
+    assert "holds another sweep of this name: space." in output
     assert "--fork" in output
     status, output = run(tmp_path, *wider, "--fork")
     assert status == 0, output

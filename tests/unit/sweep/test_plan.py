@@ -184,6 +184,7 @@ def test_repeats_make_whole_points(plan) -> None:
     _, made = plan("{trials: 6}", "{trials: 8}\nrepeats: 3")
     assert (made.total, len(made.points)) == (6, 2)
     assert made.summary()[0].startswith("6 trials: 2 points x 3 seeds; ")
+    assert "8 trials are no multiple of repeats=3; only whole points are trained, at most 6" in made.warnings[0]
 
 
 def test_the_table_shows_what_varies_and_what_it_takes(plan) -> None:
@@ -328,7 +329,7 @@ def test_faults_of_conditions_and_constraints(plan, old: str, new: str, line: in
 def test_a_value_that_no_point_may_have(plan) -> None:
     alone = conditional("\npoints: [{model.width: 8, optim: adamw}]")
     path, made = plan(MIDDLE, alone.replace("width > 2", "width > 9"))
-    assert made.problems == [f"{path}:12: no point with optim='adamw' meets them"]
+    assert made.problems == [f"{path}:12: no point with optim='adamw' meets them all"]
     path, made = plan(MIDDLE, alone.replace("optim == 'sgd'", "optim < 1"))
     (problem,) = made.problems
     assert problem.startswith(f"{path}:12: constraint 'optim < 1 or model.width > 2': 'sgd' is not a number, at ")
