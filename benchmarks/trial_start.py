@@ -24,11 +24,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as storage:
         overrides = [
             f"storage={storage}",
-            "budget.trials=6",
+            "budget={trials: 6, epochs: 1}",
             "search.name=random",
             "scheduler.name=none",
             "resources.concurrent=1",
-            "overrides=[data=digits, trainer=cpu, trainer.max_epochs=1, trainer.limit_train_batches=2, "
+            "overrides=[data=digits, trainer=cpu, trainer.limit_train_batches=2, "
             "trainer.limit_val_batches=1, trainer.log_every_n_steps=1]",
         ]
         command = [sys.executable, "-m", "rayconvai.sweep", "sweeps/asr.yaml", *overrides]

@@ -25,7 +25,8 @@ _COMMAND_LINE = "command line: "
 class MetricSpec:
     name: str = "val_loss"
     """A metric that the model logs at each validation."""
-    mode: Literal["min", "max"] = "min"
+    mode: Literal["min", "max"]
+    """Without a default: a wrong guess turns the ranking round."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from rayconvai.sweep.budget import budget_over, hopeless, same_reason
 from rayconvai.sweep.spec import BudgetSpec, MetricSpec, SweepSpec
 from rayconvai.sweep.state import SweepState
 
-SPEC = SweepSpec(name="x", recipe="none", space={"a": 1}, metric=MetricSpec(name="loss"), give_up_after=2)
+SPEC = SweepSpec(name="x", recipe="none", space={"a": 1}, metric=MetricSpec(name="loss", mode="min"), give_up_after=2)
 
 
 def state(*trials: tuple[str, list[float], str]) -> SweepState:

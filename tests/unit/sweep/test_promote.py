@@ -21,7 +21,7 @@ from rayconvai.sweep.retention import Retention
 from rayconvai.sweep.spec import CheckpointsSpec, MetricSpec, recorded_spec
 
 ByHand = Callable[..., Any]
-LOSS = MetricSpec(name="val_loss")
+LOSS = MetricSpec(name="val_loss", mode="min")
 
 
 @pytest.fixture(scope="module")

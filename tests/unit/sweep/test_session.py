@@ -30,7 +30,7 @@ class Sessions:
     """Sessions of one sweep, whose three trials all end at once, the same way."""
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch, **keys: Any) -> None:
-        given = {"metric": MetricSpec(name="loss"), "search": SearchSpec(name="random"), **keys}
+        given = {"metric": MetricSpec(name="loss", mode="min"), "search": SearchSpec(name="random"), **keys}
         self.spec = SweepSpec(
             name="demo", recipe="none", space={"lr": "uniform(0, 1)"}, storage=str(directory), **given
         )

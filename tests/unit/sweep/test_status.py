@@ -193,7 +193,7 @@ def output() -> io.StringIO:
 
 def display(state: SweepState, output: io.StringIO, *, terminal: bool) -> Display:
     console = Console(file=output, force_terminal=terminal, width=150, color_system=None)
-    return Display(state, MetricSpec(name="val_wer"), 8, console)
+    return Display(state, MetricSpec(name="val_wer", mode="min"), 8, console)
 
 
 def test_a_log_has_a_line_for_each_event(tmp_path: Path, output: io.StringIO) -> None:
