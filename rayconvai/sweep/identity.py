@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -85,19 +88,30 @@ def check_identity(state: SweepState, spec: SweepSpec, now: Mapping[str, Any]) -
 def fork(file: SweepFile) -> SweepFile:
     """Return the sweep under the next free name, warm-started from the one that has its name now.
 
-    The same command again finds the fork that it made.
+    The same command again finds the fork that it made. Results that were for other metrics are not told.
+
+    Raises:
+        SweepError: there is nothing to fork from.
+        ConfigError: the recipe cannot be composed.
     """
+    from rayconvai.config.compose import compose  # these bring torch, which takes seconds
+    from rayconvai.sweep.plan import trial_overrides
+
     spec = file.spec
-    if not read_journal(spec.directory).identity:
+    before = read_journal(spec.directory)
+    if not before.identity:
         raise SweepError(f"{spec.directory} holds no sweep to fork from; leave --fork out")
-    number = 2
-    while True:
-        warm = [*spec.warm_start, str(spec.directory)]
+    comparable = before.trials and all(metric in before.metrics for metric in spec.metrics)
+    warm = [*spec.warm_start, str(spec.directory)] if comparable else spec.warm_start
+    base = compose(spec.recipe, trial_overrides(file), [Path(path) for path in spec.config_dirs])
+    now = identity(spec, base, spec.budget.epochs)
+    for number in itertools.count(2):
         forked = dataclasses.replace(spec, name=f"{spec.name}-{number}", warm_start=warm)
-        there = read_journal(forked.directory).identity
-        if not there or not differences(there, identity(forked)):
+        there = read_journal(forked.directory)
+        with suppress(SweepError):  # that one is another sweep too
+            check_identity(there, forked, now)
             return dataclasses.replace(file, spec=forked)
-        number += 1
+    raise AssertionError
 
 
 _SHOWN = 5

@@ -7,18 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from rayconvai.config.compose import compose
 from rayconvai.sweep.budget import is_finished
 from rayconvai.sweep.engine import Engine
+from rayconvai.sweep.identity import fork, identity
 from rayconvai.sweep.journal import Journal, iter_records, read_journal
-from rayconvai.sweep.plan import Plan
+from rayconvai.sweep.plan import Plan, trial_overrides
 from rayconvai.sweep.session import check, run_session
 from rayconvai.sweep.space import parse_space
 from rayconvai.sweep.spec import BudgetSpec, MetricSpec, SearchSpec, SweepFile, SweepSpec
 from rayconvai.sweep.trial import TrialSettings
 
+TESTS = Path(__file__).parents[2] / "sweep"
 OTHER = MetricSpec(name="speed", mode="max")
 
 
@@ -174,3 +177,40 @@ def test_a_finished_sweep(
     (sessions.spec.directory / "best").mkdir()
     spec = dataclasses.replace(sessions.spec, budget=BudgetSpec(trials=now))
     assert bool(is_finished(read_journal(spec.directory), spec)) is finished
+
+
+def test_each_other_sweep_is_a_fork_of_its_own(sessions: Sessions, tmp_path: Path) -> None:
+    sessions.reason = "interrupted"
+    recipe = {"recipe": "line/line", "config_dirs": [str(TESTS / "configs")]}
+    sessions.spec = dataclasses.replace(sessions.spec, **recipe)
+    sessions()
+    given = dataclasses.replace(sessions.spec, space={"lr": "uniform(0, 2)"}, budget=BudgetSpec(epochs=4))
+    variants = [
+        given,
+        given,
+        dataclasses.replace(given, budget=BudgetSpec(epochs=3)),
+        dataclasses.replace(given, metric=OTHER),
+    ]
+    names = []
+    for spec in variants:
+        forked = fork(SweepFile("demo.yaml", spec, {})).spec
+        with Journal(forked.directory) as journal:
+            journal.open(identity(forked, base_of(forked), forked.budget.epochs), dataclasses.asdict(forked))
+        names.append((forked.name, len(forked.warm_start)))
+    assert names == [("demo-2", 1), ("demo-2", 1), ("demo-3", 1), ("demo-4", 0)]
+
+
+def test_a_recipe_that_changed_twice_is_forked_twice(sessions: Sessions) -> None:
+    sessions.spec = dataclasses.replace(sessions.spec, recipe="line/line", config_dirs=[str(TESTS / "configs")])
+    sessions.reason = "interrupted"
+    sessions()
+    with Journal(sessions.spec.directory.with_name("demo-2")) as journal:
+        base = base_of(sessions.spec)
+        base.seed = 7
+        journal.open(identity(sessions.spec, base), dataclasses.asdict(sessions.spec))
+    assert fork(SweepFile("demo.yaml", sessions.spec, {})).spec.name == "demo-3"
+
+
+def base_of(spec: SweepSpec) -> DictConfig:
+    overrides = trial_overrides(SweepFile("demo.yaml", spec, {}))
+    return compose(spec.recipe, overrides, [Path(path) for path in spec.config_dirs])
