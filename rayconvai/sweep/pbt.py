@@ -44,7 +44,8 @@ class Pbt(Scheduler):
         known = [trial for trial in state.trials.values() if trial.usable and self.loss(trial, epoch) is not None]
         ranked = sorted(known, key=lambda trial: (self.loss(trial, epoch), trial.number))
         count = int(len(ranked) * self.spec.quantile)
-        best = [trial for trial in ranked[:count] if trial.number in state.live]  # others keep no checkpoints
+        # Who has ended or gone on, as trials of a sweep that is extended may have, has no checkpoint of this epoch.
+        best = [trial for trial in ranked[:count] if trial.number in state.live and trial.epoch == epoch]
         worst = ranked[len(ranked) - count :] if best else []
         waiting = [trial for trial in paused if trial.paused_at == epoch]
         orders: list[Order] = [self._exploit(trial, best, epoch) for trial in waiting if trial in worst]

@@ -222,6 +222,15 @@ def test_many_at_once_come_to_an_end(spec: SweepSpec, seed: int, tmp_path: Path)
         assert trial.epoch == EPOCHS or trial.status == "stopped"
 
 
+def to_its_end(spec: SweepSpec, directory: Path, world: World, rng: random.Random) -> None:
+    """Run sessions of different width until one is through."""
+    while True:
+        try:
+            return session(spec, directory, world, rng.choice([1, 2, 5]))
+        except Dies:
+            continue
+
+
 OFTEN = dataclasses.replace(SPEC, scheduler=SchedulerSpec(name="pbt", interval=2), budget=BudgetSpec(trials=12))
 
 
@@ -229,17 +238,31 @@ OFTEN = dataclasses.replace(SPEC, scheduler=SchedulerSpec(name="pbt", interval=2
 @pytest.mark.parametrize("seed", range(4))
 def test_all_kinds_of_trouble(spec: SweepSpec, seed: int, tmp_path: Path) -> None:
     spec = dataclasses.replace(spec, give_up_after=100, max_retries=5)
-    rng, world = random.Random(seed), World(0.01, seed, trouble=0.1)
-    while True:
-        try:
-            session(spec, tmp_path, world, rng.choice([1, 2, 5]))
-            break
-        except Dies:
-            continue
+    to_its_end(spec, tmp_path, World(0.01, seed, trouble=0.1), random.Random(seed))
     state = read_journal(tmp_path)
     assert len(state.trials) == spec.budget.trials
     check_history(tmp_path, state)
     assert all(trial.lost <= spec.max_retries + 1 for trial in state.trials.values())
+
+
+@pytest.mark.parametrize("spec", [case for case in CASES if case.id != "hyperband"])  # it cannot be extended
+@pytest.mark.parametrize("seed", range(3))
+def test_extended_in_trouble(spec: SweepSpec, seed: int, tmp_path: Path) -> None:
+    spec = dataclasses.replace(spec, give_up_after=100, max_retries=5)
+    rng, world = random.Random(seed), World(0.01, seed, trouble=0.05)
+    to_its_end(spec, tmp_path, world, rng)
+    with Journal(tmp_path) as journal:
+        for number, trial in list(journal.state.trials.items()):
+            if trial.status == "finished" and rng.random() < 0.7:  # of the others no checkpoint was kept
+                world.saved[number] = trial.epoch
+                journal.append("reopen", trial=number)
+    assert spec.budget.trials is not None
+    trials = spec.budget.trials * (1 if spec.scheduler.name == "pbt" else 2)
+    spec = dataclasses.replace(spec, budget=BudgetSpec(trials=trials, epochs=3 * EPOCHS))
+    to_its_end(spec, tmp_path, world, rng)
+    state = read_journal(tmp_path)
+    assert len(state.trials) == trials
+    check_history(tmp_path, state)
 
 
 def test_hyperband_halves_its_brackets(tmp_path: Path) -> None:
