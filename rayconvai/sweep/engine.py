@@ -275,8 +275,10 @@ def tell(searcher: Searcher, spec: SweepSpec, state: SweepState, group: int) -> 
         return
     usable = [trial for trial in members if trial.status in ("finished", "stopped")]
     values = [found for trial in usable if (found := outcome(trial, spec.metrics)) is not None]
-    if not values or any(trial.status == "infeasible" for trial in members):
+    if any(trial.status == "infeasible" for trial in members):
         searcher.tell(group, None)
+        return
+    if not values:  # all failed, which says nothing of the point
         return
     stopped = [trial.epoch for trial in usable if trial.status == "stopped"]
     means = [fmean(column) for column in zip(*values, strict=True)]
