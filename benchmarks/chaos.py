@@ -102,6 +102,8 @@ def torment(place: Place, chance: random.Random, kills: Counter[str]) -> None:
                 kind = kinds.pop()
                 known = len(place.records())
                 note = KILLS[kind](session, chance)
+                if note is None:
+                    break
                 kills[kind] += 1
                 at = f"  {time.monotonic() - began:6.1f} s, {known:3} records"
                 print(f"{at}: {kind} {note} (status {session.process.poll()})", flush=True)

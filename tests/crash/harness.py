@@ -351,12 +351,13 @@ def differences(place: Place, reference: Mapping[str, Any]) -> list[str]:
     ]
 
 
-Kill = Callable[[Session, random.Random], str]
-"""Ends a session, or a trial's process within it, and may damage what is left; says what else there is to say."""
+Kill = Callable[[Session, random.Random], str | None]
+"""Ends a session, or a trial's process within it, and may damage what is left; says what else there is to say.
+None: the command had ended before."""
 
 
-def _trial(session: Session, chance: random.Random) -> str:
-    return "" if session.kill_trial() else "the command had ended"
+def _trial(session: Session, chance: random.Random) -> str | None:
+    return "" if session.kill_trial() else None
 
 
 def _everything(session: Session, chance: random.Random) -> str:
@@ -394,9 +395,9 @@ def _full_disk(session: Session, chance: random.Random) -> str:
 
 
 def _part(title: str) -> Kill:
-    def kill_part(session: Session, chance: random.Random) -> str:
+    def kill_part(session: Session, chance: random.Random) -> str | None:
         if not session.wait(lambda: session.processes(title)):
-            return "the command had ended"
+            return None
         kill(session.processes(title))
         session.end()
         return ""
