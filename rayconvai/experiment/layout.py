@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +56,22 @@ class RunLayout:
     def samples(self) -> Path:
         """The directory of sample outputs."""
         return self.root / "samples"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep the directory to this process; wait while another one that is still alive has it.
+
+        Raises:
+            StorageError: it cannot be locked.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            file = (self.root / ".lock").open("w", encoding="ascii")
+            fcntl.flock(file, fcntl.LOCK_EX)  # the kernel frees it when this process goes, however it goes
+        except OSError as error:
+            raise StorageError(f"run directory {self.root} cannot be locked: {error.strerror or error}") from error
+        with file:
+            yield
 
     def make(self) -> None:
         """Make the directory, and find out now whether it can be written.

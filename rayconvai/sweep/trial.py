@@ -28,6 +28,7 @@ from ray import tune
 
 from rayconvai.config.compose import Composer
 from rayconvai.errors import StorageError
+from rayconvai.experiment.layout import RunLayout
 from rayconvai.sweep.cost import Meter
 from rayconvai.sweep.grammar import quote
 from rayconvai.sweep.hang import hang_watch
@@ -195,7 +196,9 @@ def run_trial(settings: TrialSettings, attempt: Attempt, hand_over: Callable[[Re
                 callbacks=[reports],
                 progress=False,
             )
-            fit(_compose(settings, attempt), runtime)
+            # The process of an attempt before this one may still be about to notice that its sweep has gone.
+            with RunLayout(run_dir).locked():
+                fit(_compose(settings, attempt), runtime)
             if reports.paused:
                 status = "paused"
         except BaseException as error:  # noqa: BLE001 (whatever it is, it is how this trial ended)

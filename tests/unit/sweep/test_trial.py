@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import subprocess
@@ -243,3 +244,18 @@ def test_a_process_that_hangs_ends_itself_and_leaves_its_stacks(tmp_path: Path) 
     assert "stuck_for_ever" in (tmp_path / "hang.txt").read_text()
     assert hang_reason(tmp_path, time.time() + 60) == ""  # an attempt that began later died of something else
     assert hang_reason(tmp_path / "nowhere", began) == ""
+
+
+def test_two_attempts_at_a_trial_are_never_at_work_at_once(tiny: TrialSettings) -> None:
+    def is_locked() -> bool:
+        with (tiny.run_dir(0) / ".lock").open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    seen: list[bool] = []
+    attempt(tiny, go_on=lambda _: seen.append(is_locked()) is None)
+    assert seen == [True] * 4
+    assert not is_locked()
