@@ -25,8 +25,8 @@ _COMMAND_LINE = "command line: "
 class MetricSpec:
     name: str = "val_loss"
     """A metric that the model logs at each validation."""
-    mode: Literal["min", "max"]
-    """Without a default: a wrong guess turns the ranking round."""
+    mode: Literal["min", "max"] = "min"
+    """A file has to say it: a wrong guess turns the ranking round."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +187,8 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepFile:
     for override in overrides:
         _override(tree, places, override)
     file = SweepFile(str(path), _convert(SweepSpec, tree, "", places, str(path)), places)
+    if "mode" not in tree["metric"]:
+        raise SweepError(f"{file.at('metric')}: key 'metric.mode' is missing: min or max?")
     _check(file)
     return file
 
