@@ -6,7 +6,6 @@ how a trial is run: the driver says what happened and asks for work.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
@@ -22,8 +21,6 @@ from rayconvai.sweep.scheduler import Go, Scheduler, Stop, TakeOver
 from rayconvai.sweep.search import Searcher
 from rayconvai.sweep.spec import SweepSpec
 from rayconvai.sweep.state import ENDED, Attempt, Status, SweepState, TrialRecord
-
-log = logging.getLogger(__name__)
 
 Report = Mapping[str, Any]
 """What a trial hands over: see trial.py."""
@@ -84,10 +81,8 @@ class Engine:
         Raises:
             StorageError: the journal cannot be written.
         """
-        attempt = self._unfinished() or self._new()
-        if attempt is None and self._exhausted and not self.at_work:
-            self._changed = True
-            attempt = self._unfinished()
+        # That there are no new trials may release some that wait.
+        attempt = self._unfinished() or self._new() or self._unfinished()
         if attempt is not None:
             self.at_work[attempt.number] = time.monotonic()
         return attempt
@@ -174,9 +169,11 @@ class Engine:
         return None
 
     def _new(self) -> Attempt | None:
+        if self._exhausted:
+            return None
         number = len(self.state.trials)
-        if self._exhausted or (self.total is not None and number >= self.total):
-            self._exhausted = True
+        if self.total is not None and number >= self.total:
+            self._exhausted = self._changed = True
             return None
         group, repeat = divmod(number, self.spec.repeats)
         if repeat:
@@ -186,7 +183,7 @@ class Engine:
             point = self.searcher.ask(group)
             notes = {} if point is None else self.searcher.notes(group)
         if point is None:
-            self._exhausted = True
+            self._exhausted = self._changed = True
             return None
         overrides = to_overrides(point)
         if self.spec.repeats > 1:

@@ -29,7 +29,7 @@ end       ``trial``, ``status`` (finished, stopped: by the scheduler or the budg
           maybe ``cost`` and ``parameters`` (how many the model has)
 reopen    ``trial``: it goes on, as the budget of epochs has grown or the whole sweep had failed. Before the
           ``sweep`` of its session
-close     ``reason``: why the driver went (done, interrupted, failed, budget.hours)
+close     ``reason``: why the driver went (done, interrupted, failed, or budget.KEY that was used up)
 ========  =====================================================================================================
 
 ``cost`` is what the attempt took since it began: ``wall``, ``cpu`` and ``gpu`` seconds; ``memory`` and ``gpu_memory``,
@@ -40,10 +40,9 @@ had ``seconds``.
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -123,11 +122,6 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """Return metrics as JSON can hold them: null for what is not finite."""
-    return {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def read_journal(place: Path | str) -> SweepState:

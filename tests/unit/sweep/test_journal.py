@@ -13,7 +13,7 @@ from unittest.mock import ANY
 import pytest
 
 from rayconvai.errors import StorageError, SweepError
-from rayconvai.sweep.journal import Journal, finite, iter_records, read_journal
+from rayconvai.sweep.journal import Journal, iter_records, read_journal
 from rayconvai.sweep.state import SweepState
 from rayconvai.sweep.store import Holder, open_store
 
@@ -25,8 +25,8 @@ def write_some(directory: Path) -> None:
         journal.open({"recipe": "r"}, SPEC)
         journal.append("point", trial=0, group=0, repeat=0, point={"lr": 0.1}, overrides=["lr=0.1"], notes={"n": 1})
         journal.append("attempt", trial=0, attempt=1)
-        for epoch, value in enumerate([0.9, 0.4, float("nan"), 0.6], start=1):
-            metrics = finite({"val_loss": value, "other": 1.0})
+        for epoch, value in enumerate([0.9, 0.4, None, 0.6], start=1):
+            metrics = {"val_loss": value, "other": 1.0}
             journal.append("result", trial=0, attempt=1, epoch=epoch, metrics=metrics, cost={"wall": epoch})
         journal.append("end", trial=0, status="stopped", reason="")
         journal.append("point", trial=1, group=1, repeat=0, point={"lr": "ü"}, overrides=["lr=ü"], notes={})
