@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
-import warnings
-
-from rich.console import Console
 
 from rayconvai.errors import run_cli
 from rayconvai.sweep.address import check_address
 from rayconvai.sweep.budget import is_finished
 from rayconvai.sweep.identity import check_identity, fork, identity
 from rayconvai.sweep.journal import read_journal
-from rayconvai.sweep.show import trial_table
+from rayconvai.sweep.show import command_console, quieten_lightning, trial_table
 from rayconvai.sweep.spec import load_spec
-
-_LOG_WIDTH = 160
 
 
 def main() -> int:
@@ -27,7 +20,7 @@ def main() -> int:
     if arguments.fork:
         file = fork(file)
         print(f"fork: {file.spec.directory}")
-    console = Console(width=None if sys.stdout.isatty() else _LOG_WIDTH)
+    console = command_console()
     state = read_journal(file.spec.directory)
     check_identity(state, file.spec, identity(file.spec))
     if not arguments.dry_run:
@@ -40,9 +33,7 @@ def main() -> int:
     # Torch, Lightning and Ray take seconds to import: what needs none of them has been said by now.
     from rayconvai.sweep.session import check, run_session
 
-    # What a trial says goes to its own log; here it would only stand between the lines of the sweep.
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
+    quieten_lightning()
     plan = check(file, state, console, show=arguments.dry_run)
     if plan.problems:
         return 2

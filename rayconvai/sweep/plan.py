@@ -22,11 +22,12 @@ from rayconvai.sweep import preflight
 from rayconvai.sweep.address import is_local
 from rayconvai.sweep.budget import bare
 from rayconvai.sweep.checker import PointChecker
-from rayconvai.sweep.domains import Choice, Fixed, Point, Value
+from rayconvai.sweep.domains import Choice, Fixed, Point
 from rayconvai.sweep.engine import trials_of
 from rayconvai.sweep.estimate import speed
 from rayconvai.sweep.grammar import quote, to_overrides
 from rayconvai.sweep.search import Searcher, build_searcher
+from rayconvai.sweep.show import shown_value
 from rayconvai.sweep.space import Space, parse_dimension, parse_space
 from rayconvai.sweep.spec import SweepFile
 from rayconvai.sweep.warm import Warmth
@@ -83,7 +84,7 @@ class Plan:
         for name in ("parameters", "memory", "epoch"):
             table.add_column(name, justify="right")
         for number, planned in enumerate(self.points[:rows]):
-            values = [_short(planned.point[key]) if key in planned.point else "-" for key in self.space]
+            values = [shown_value(planned.point, key) for key in self.space]
             if planned.problem:
                 table.add_row(str(number), *values, "infeasible")
                 continue
@@ -315,12 +316,6 @@ def _guilty(message: str, file: SweepFile) -> str:
     written = any(repr(line) in message for line in file.spec.overrides)
     among = any(f"{key}.".startswith(f"{named}.") for key in preflight.overridden(file))
     return file.at("overrides" if written or among else "recipe")
-
-
-def _short(value: Value) -> str:
-    if isinstance(value, bool) or value is None:
-        return quote(value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _bytes(count: float) -> str:

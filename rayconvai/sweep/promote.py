@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
-import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +28,9 @@ from rayconvai.sweep.checkpoints import Left, average, best_checkpoint, best_fir
 from rayconvai.sweep.journal import read_journal
 from rayconvai.sweep.ranking import GroupRank
 from rayconvai.sweep.replay import lineage, train_segments
+from rayconvai.sweep.show import command_console, quieten_lightning
 from rayconvai.sweep.spec import MetricSpec, recorded_spec
-from rayconvai.sweep.state import ENDED, SweepState, TrialRecord
+from rayconvai.sweep.state import ENDED, SweepState, TrialRecord, trial_dir
 from rayconvai.train.finish import card, reported_split
 from rayconvai.train.fit import evaluate
 from rayconvai.train.runtime import Runtime
@@ -88,7 +86,7 @@ def promote(directory: Path, state: SweepState, metric: MetricSpec, options: Opt
     if not ranks:
         raise SweepError(f"no trial of the sweep in {directory} has a {metric.name}; there is nothing to promote")
     winner = _usable(ranks[0], metric)[0]
-    run_dir = directory / "trials" / winner.name
+    run_dir = trial_dir(directory, winner.number)
     config = _config(run_dir)
     split = options.split if options.split == "dev" else reported_split(run_dir)
     left = best_checkpoint(run_dir, winner, metric)
@@ -124,7 +122,7 @@ def _measure(directory: Path, rank: GroupRank, metric: MetricSpec, split: str, w
     """Measure the trials of a point that have a checkpoint; the winner has been measured."""
     found = []
     for trial in _usable(rank, metric):
-        run_dir = directory / "trials" / trial.name
+        run_dir = trial_dir(directory, trial.number)
         left = best_first(run_dir, trial, metric)
         if trial is winner.trial:
             found.append(winner)
@@ -282,9 +280,8 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
     if given.top < 1 or given.average < 0 or (given.average and given.retrain):
         parser.error("--top is 1 or more; --average and --retrain exclude each other: no dev is left to choose by")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    quieten_lightning()
+    console = command_console()
     state = read_journal(given.sweep)
     metric = recorded_spec(state.spec, given.sweep).metric
     options = Options(top=given.top, split=given.split, average=given.average, retrain=given.retrain)

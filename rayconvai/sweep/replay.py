@@ -9,16 +9,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import logging
-import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 
 from rayconvai.config.compose import Composer
@@ -28,6 +24,7 @@ from rayconvai.experiment.record import read_metrics
 from rayconvai.sweep.domains import Point
 from rayconvai.sweep.journal import iter_records, read_journal
 from rayconvai.sweep.plan import trial_overrides
+from rayconvai.sweep.show import command_console, quieten_lightning
 from rayconvai.sweep.spec import SweepFile, SweepSpec, recorded_spec
 from rayconvai.sweep.state import SweepState, TrialRecord, trial_name
 from rayconvai.train.fit import fit
@@ -206,9 +203,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("trial", nargs="?", help="such as t0003; the best unless given")
     parser.add_argument("--into", type=Path, help="the run's directory; SWEEP/replays/TRIAL unless given")
     options = parser.parse_args(arguments)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    quieten_lightning()
+    console = command_console()
     state = read_journal(options.sweep)
     spec = recorded_spec(state.spec, options.sweep)
     trial = find_trial(options.sweep, state, options.trial, spec)

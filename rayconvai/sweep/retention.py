@@ -16,7 +16,7 @@ from rayconvai.errors import CheckpointError
 from rayconvai.experiment.layout import RunLayout
 from rayconvai.sweep.checkpoints import best_first
 from rayconvai.sweep.spec import SweepSpec
-from rayconvai.sweep.state import SweepState, TrialRecord
+from rayconvai.sweep.state import SweepState, TrialRecord, trial_dir
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class Retention:
         """Delete all of a trial's checkpoints but the best; return how many bytes that gave."""
         self._thinned = trial.number
         try:
-            left = best_first(self.directory / "trials" / trial.name, trial, self.metric)
+            left = best_first(trial_dir(self.directory, trial.number), trial, self.metric)
             for path in self._checkpoints(trial).iterdir() if left else ():
                 if not path.name.startswith(left[0].path.name):  # its stamp is called after it
                     path.unlink()
@@ -150,7 +150,7 @@ class Retention:
             log.warning("the checkpoints of %s cannot be deleted: %s", trial.name, error.strerror or error)
 
     def _checkpoints(self, trial: TrialRecord) -> Path:
-        return RunLayout(self.directory / "trials" / trial.name).checkpoints
+        return RunLayout(trial_dir(self.directory, trial.number)).checkpoints
 
 
 def _size(directory: Path) -> int:

@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from rayconvai.errors import SweepError
-from rayconvai.experiment.layout import write_atomically
+from rayconvai.experiment.layout import RunLayout, write_atomically
 from rayconvai.experiment.takeover import take_over
 from rayconvai.sweep.address import in_ray_job
 from rayconvai.sweep.display import Display
@@ -151,7 +151,7 @@ def _reopen(journal: Journal, plan: Plan, settings: TrialSettings, console: Cons
         if closed == "failed" and trial.status in ("failed", "infeasible"):
             journal.append("reopen", trial=number)
         if epochs is not None and plan.max_epochs > epochs and trial.status == "finished":
-            if any((settings.run_dir(number) / "checkpoints").glob("*.ckpt")):
+            if any(RunLayout(settings.run_dir(number)).checkpoints.glob("*.ckpt")):
                 journal.append("reopen", trial=number)
             else:
                 gone += 1

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +26,18 @@ COLOURS = {
 _ALIVE: tuple[Status, ...] = ("running", "paused", "waiting")
 _FRONT = 12
 """Points of a Pareto front that are shown."""
+_LOG_WIDTH = 160
+
+
+def command_console() -> Console:
+    """Return where a command prints: as wide as the terminal, in a log as wide as its tables need."""
+    return Console(width=None if sys.stdout.isatty() else _LOG_WIDTH)
+
+
+def quieten_lightning() -> None:
+    """Leave what Lightning says to the runs' own logs: it would only stand between the lines of a command."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
 
 
 def overview(state: SweepState, total: int | None, *, at_work: bool) -> Table:
@@ -85,7 +101,7 @@ def trial_table(trials: list[TrialRecord], metric: MetricSpec) -> Table:
             str(best[1]) if best else "-",
             str(trial.epoch),
             duration(trial.cost.wall) if trial.epoch else "-",
-            *(Text(_value(trial.point, key)) for key in keys),
+            *(Text(shown_value(trial.point, key)) for key in keys),
         ]
         table.add_row(*row, *([Text(trial.reason)] if reasons else []))
     return table
@@ -100,7 +116,7 @@ def group_table(groups: list[GroupRank], metric: str) -> Table:
             _names(group.trials),
             *(_number(value) for value in (group.mean, group.low, group.high)),
             str(len(group.values)),
-            *(Text(_value(first.point, key)) for key in keys),
+            *(Text(shown_value(first.point, key)) for key in keys),
         ]
         table.add_row(*row)
     return table
@@ -123,7 +139,7 @@ def _front_table(state: SweepState) -> Table:
         (point.trials[0] for point in points), ("trials",), tuple(metric.name for metric in state.metrics)
     )
     for point in points[:_FRONT]:
-        values = [Text(_value(point.trials[0].point, key)) for key in keys]
+        values = [Text(shown_value(point.trials[0].point, key)) for key in keys]
         table.add_row(_names(point.trials), *map(_number, point.values), *values)
     if len(points) > _FRONT:
         table.add_row(f"and {len(points) - _FRONT} more")
@@ -196,7 +212,7 @@ def shown_mean(rank: GroupRank) -> str:
 
 
 def shown_point(trial: TrialRecord) -> str:
-    return ", ".join(f"{key}={_value(trial.point, key)}" for key in trial.point)
+    return ", ".join(f"{key}={shown_value(trial.point, key)}" for key in trial.point)
 
 
 def duration(seconds: float) -> str:
@@ -222,7 +238,7 @@ def _short_names(keys: list[str]) -> list[str]:
     return [short(split) for split in parts]
 
 
-def _value(point: Mapping[str, Any], key: str) -> str:
+def shown_value(point: Mapping[str, Any], key: str) -> str:
     """Say what a point has for a key, as the command line takes it."""
     value = point.get(key, "-")
     if isinstance(value, bool) or value is None:

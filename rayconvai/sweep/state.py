@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rayconvai.sweep.ranking import GroupRank, rank_group
@@ -27,6 +28,11 @@ _NULL = math.inf  # in the arrays, a value that was not finite; a journal holds 
 
 def trial_name(number: int) -> str:
     return f"t{number:04d}"
+
+
+def trial_dir(directory: str | Path, number: int) -> Path:
+    """Return the run directory of a trial of the sweep in ``directory``."""
+    return Path(directory) / "trials" / trial_name(number)
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
-from rich.console import Console
 from rich.text import Text
 
 from rayconvai.errors import SweepError, nearest
 from rayconvai.sweep.journal import load
-from rayconvai.sweep.show import group_table, overview, ranking, trial_table
+from rayconvai.sweep.show import command_console, group_table, overview, ranking, trial_table
 from rayconvai.sweep.state import SweepState
 from rayconvai.sweep.store import Holder, Store, open_store
 
-_LOG_WIDTH = 160
 _ROWS = 10
 _REASONS = {
     "done": "all its trials have ended",
@@ -39,7 +36,7 @@ def main(arguments: list[str]) -> int:
         state.nothing_runs()  # though a driver that was killed has not said so
     if not state.spec:
         raise SweepError(f"{options.sweep} holds no sweep: it has no journal{_others(store)}")
-    console = Console(width=None if sys.stdout.isatty() else _LOG_WIDTH)
+    console = command_console()
     metric = state.metrics[0]
     console.print(Text(f"{options.sweep}: {state.spec.get('recipe', '')}, {metric.name} ({metric.mode})", "bold"))
     console.print(_driver(state, holder), highlight=False, soft_wrap=True)

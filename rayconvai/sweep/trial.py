@@ -33,7 +33,7 @@ from rayconvai.sweep.cost import Meter
 from rayconvai.sweep.grammar import quote
 from rayconvai.sweep.hang import hang_watch
 from rayconvai.sweep.reports import Report, Reports
-from rayconvai.sweep.state import Attempt, trial_name
+from rayconvai.sweep.state import Attempt, trial_dir, trial_name
 from rayconvai.sweep.verdict import judge
 from rayconvai.train.fit import fit
 from rayconvai.train.runtime import Runtime
@@ -61,7 +61,7 @@ class TrialSettings:
     """Seconds without a report after which a trial's process ends itself: it hangs."""
 
     def run_dir(self, number: int) -> Path:
-        return Path(self.directory) / "trials" / trial_name(number)
+        return trial_dir(self.directory, number)
 
     @property
     def stop_file(self) -> Path:
