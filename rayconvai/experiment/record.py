@@ -8,8 +8,9 @@ import os
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -50,7 +51,7 @@ class MetricsRecord(Logger):
         self.validation_names: set[str] = set()
         self.last_epoch: dict[str, Any] | None = None
         """The line of the last epoch that ended."""
-        self._file: IO[str] | None = None
+        self._file: int | None = None
         self._last: dict[str, Any] = {}
         self._last_at = 0
 
@@ -103,12 +104,9 @@ class MetricsRecord(Logger):
         line.update({name: _number(value) for name, value in named.items()})
         try:
             file = self._open()
-            if same:
-                file.seek(self._last_at)
-                file.truncate()
-            self._last, self._last_at = line, file.tell()
-            file.write(json.dumps(line) + "\n")
-            file.flush()
+            at = self._last_at if same else os.fstat(file).st_size
+            _write_at(file, at, (json.dumps(line) + "\n").encode())
+            self._last, self._last_at = line, at
             if not same and self.kind in self.lines:
                 self.lines[self.kind] += 1
             if self.kind == "epoch":
@@ -138,7 +136,7 @@ class MetricsRecord(Logger):
     def close(self) -> None:
         """Close the file; the next line opens it again."""
         if self._file is not None:
-            self._file.close()
+            os.close(self._file)
         self._file, self._last = None, {}
 
     @property
@@ -146,10 +144,9 @@ class MetricsRecord(Logger):
         """Whether this object has written to the file."""
         return self._file is not None
 
-    def _open(self) -> IO[str]:
+    def _open(self) -> int:
         if self._file is None:
-            self._file = self.layout.metrics.open("a+", encoding="utf-8")
-            self._file.seek(0, os.SEEK_END)
+            self._file = os.open(self.layout.metrics, os.O_RDWR | os.O_CREAT, 0o644)
         return self._file
 
 
@@ -271,6 +268,23 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
             except json.JSONDecodeError:
                 continue
             yield line
+
+
+def _write_at(file: int, at: int, line: bytes) -> None:
+    """Write a line in the place of all that follows ``at``, or leave that as it is: never a half of either."""
+    end = os.fstat(file).st_size
+    before = os.pread(file, end - at, at)
+    rest, to = line, at
+    try:
+        while rest:
+            written = os.pwrite(file, rest, to)
+            rest, to = rest[written:], to + written
+        os.ftruncate(file, to)
+    except OSError:
+        with suppress(OSError):  # a full disk still has the space that it was in
+            os.pwrite(file, before, at)
+            os.ftruncate(file, end)
+        raise
 
 
 def _number(value: Any) -> float | None:

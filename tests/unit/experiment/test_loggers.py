@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import wandb
 
+from rayconvai.errors import StorageError
 from rayconvai.experiment import RunLayout, read_metrics
 from rayconvai.experiment.loggers import RunTensorBoardLogger, RunWandbLogger
 from rayconvai.experiment.record import MetricsRecord
@@ -142,3 +144,26 @@ def test_record_survives_a_torn_line(tmp_path: Path) -> None:
         {"kind": "step", "step": 0, "epoch": 1, "train_loss": 1.5, "lr": 0.1},
         {"kind": "step", "step": 1, "epoch": 1, "train_loss": None},
     ]
+
+
+def test_record_on_a_full_disk_keeps_every_line_whole(tmp_path: Path) -> None:
+    record = MetricsRecord(RunLayout(tmp_path))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for number in range(12):
+        record.epoch = number
+        record.kind = "epoch"
+        record.write({"val_loss": 0.5}, step=number)
+        size = record.layout.metrics.stat().st_size
+        text = record.layout.metrics.read_bytes()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + number, before[1]))  # room for a part of what comes
+        try:
+            with pytest.raises(StorageError, match="cannot be written"):
+                record.write({"train_loss": 0.25}, step=number)  # joins the line
+            record.kind = "step"
+            with pytest.raises(StorageError, match="cannot be written"):
+                record.write({"train_loss": 0.25}, step=number)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert record.layout.metrics.read_bytes() == text
+    record.close()
+    assert [line["epoch"] for line in read_metrics(record.layout.metrics)] == list(range(12))
