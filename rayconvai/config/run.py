@@ -65,6 +65,31 @@ class TrainerConfig:
 
 
 @dataclass(kw_only=True)
+class ResourcesConfig:
+    """What a run takes. With one worker it runs in this process; with more, each is a Ray Train worker of its own."""
+
+    workers: Any = 1
+    """Processes that train together, each on its share of every step's data. ``{min: 2, max: 8}``: as many as there
+    are; the run goes on with those that are left when a node dies, and takes in others that come."""
+    cpus: float = 1
+    """Of each worker."""
+    gpus: float = 0
+    """Of each worker; 1 where it is to train on a GPU."""
+    custom: dict[str, float] = field(default_factory=dict)
+    """Of each worker: other resources that the cluster's nodes were started with."""
+    accelerator_type: str | None = None
+    """Workers go to nodes with such GPUs only; Ray's names: ``A100``, ``H100``."""
+    placement: str = "PACK"
+    """``PACK``: on as few nodes as will do; ``SPREAD``: on as many as there are; ``STRICT_PACK`` and ``STRICT_SPREAD``:
+    or not at all."""
+    retries: int = 3
+    """How often workers that died are started again; pre-emptions do not count."""
+    global_batch: str = "keep"
+    """With ``{min, max}``: ``keep`` accumulates gradients, so that a step sees as much data as with ``max`` workers;
+    ``scale`` lets a step see as much as there are workers for."""
+
+
+@dataclass(kw_only=True)
 class AugmentConfig:
     """What is done to training examples; a recipe passes both parts to the data and the model by interpolation."""
 
@@ -92,6 +117,7 @@ class RunConfig:
     schedule: Any = None
     """``name`` of a learning-rate schedule and its arguments; null keeps the rate constant."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     exp_manager: ExpManagerConfig = field(default_factory=ExpManagerConfig)
     artefact: bool = True
     """At the end of a single run, test its best checkpoint and write it as an artefact into the run's directory."""
