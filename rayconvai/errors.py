@@ -61,6 +61,14 @@ class SweepError(RayconvaiError, ValueError):
         self.key = key
 
 
+class ClusterError(RayconvaiError, RuntimeError):
+    """A Ray cluster that cannot be joined, or that has no room for what is asked of it."""
+
+
+class WorkerError(RayconvaiError, RuntimeError):
+    """Workers of a run that failed, or that died more often than they may."""
+
+
 class InfeasibleError(RayconvaiError, RuntimeError):
     """A point that cannot work: out of memory, NaN, or a config that the model refuses."""
 

@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from rayconvai.config.run import RunConfig
+from rayconvai.config.run import ResourcesConfig, RunConfig
 from rayconvai.core.build import TARGET, allow, check_node, full_key, parameters
 from rayconvai.core.coerce import coerce, nearest_key
 from rayconvai.core.optim import check_optim
@@ -76,6 +76,7 @@ def check(config: DictConfig) -> None:
     for field in dataclasses.fields(RunConfig):
         if field.name in config and field.name not in (*_NODES, "augment", "optim", "schedule"):
             _check_section(config, field.name)
+    _check_workers(config)
     allow(*(config.packages if "packages" in config else ()))
     for name in _NODES:
         _check_required_node(config, name)
@@ -130,6 +131,36 @@ def _check_section(config: DictConfig, name: str) -> None:
         for key, parameter in parameters("lightning.pytorch.Trainer").items():
             if key in plain:
                 coerce(plain[key], parameter.type, f"trainer.{key}")
+
+
+def resources(config: DictConfig) -> ResourcesConfig:
+    """Return what a run takes.
+
+    Raises:
+        ConfigError: a key or value of ``resources`` that cannot be.
+    """
+    plain: Any = OmegaConf.to_container(config.resources, resolve=True) if "resources" in config else {}
+    found: ResourcesConfig = coerce(plain, ResourcesConfig, "resources")
+    return found
+
+
+def _check_workers(config: DictConfig) -> None:
+    """What ``trainer`` may not say where ``resources`` says how many workers there are, and what each has."""
+    taken = resources(config)
+    if not taken.has_workers or "trainer" not in config:
+        return
+    trainer, workers = config.trainer, f"resources.workers={taken.workers}"
+    for key, allowed in {"devices": ("auto", 1, "1", -1), "num_nodes": (1,)}.items():
+        if key in trainer and trainer[key] not in allowed:
+            raise ConfigError(f"trainer.{key} is {trainer[key]}, but {workers} says how many train; leave it out")
+    accelerator = trainer.accelerator if "accelerator" in trainer else "auto"
+    if taken.gpus and accelerator == "cpu":
+        raise ConfigError(f"trainer.accelerator is cpu, but resources.gpus is {taken.gpus:g}; take one of them out")
+    if not taken.gpus and accelerator in ("gpu", "cuda"):
+        raise ConfigError(f"trainer.accelerator is {accelerator}, but {workers} have no GPUs; set resources.gpus=1")
+    precision = trainer.precision if "precision" in trainer else None
+    if not taken.gpus and str(precision) in ("16", "16-mixed", "16-true"):
+        raise ConfigError(f"trainer.precision is {precision}, which CPUs lack; take bf16-mixed, or resources.gpus=1")
 
 
 def _check_required_node(config: DictConfig, name: str) -> None:

@@ -64,6 +64,9 @@ class TrainerConfig:
             raise ValueError("limit_train_batches is 0, which leaves nothing to train on")
 
 
+_PLACEMENTS = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
+
+
 @dataclass(kw_only=True)
 class ResourcesConfig:
     """What a run takes. With one worker it runs in this process; with more, each is a Ray Train worker of its own."""
@@ -87,6 +90,59 @@ class ResourcesConfig:
     global_batch: str = "keep"
     """With ``{min, max}``: ``keep`` accumulates gradients, so that a step sees as much data as with ``max`` workers;
     ``scale`` lets a step see as much as there are workers for."""
+
+    def __post_init__(self) -> None:
+        for name, choices in {"placement": _PLACEMENTS, "global_batch": ("keep", "scale")}.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"{name} is {value}; it must be one of {', '.join(choices)}")
+        for name in ("cpus", "gpus", "retries"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        for name, amount in self.custom.items():
+            if amount <= 0 or name in ("CPU", "GPU"):
+                fix = f"say it in resources.{name.lower()}s" if name in ("CPU", "GPU") else "it must be above 0"
+                raise ValueError(f"custom: {name} is {amount}; {fix}")
+        most = self._numbers()[1]
+        if self.accelerator_type and not self.gpus:
+            raise ValueError(f"accelerator_type is {self.accelerator_type}, but gpus is 0; set resources.gpus=1")
+        if most > 1 and self.gpus != int(self.gpus):
+            raise ValueError(f"gpus is {self.gpus}; {self.workers} workers need a whole number of GPUs each")
+
+    @property
+    def least(self) -> int:
+        """The fewest workers that train."""
+        return self._numbers()[0]
+
+    @property
+    def most(self) -> int:
+        return self._numbers()[1]
+
+    @property
+    def is_elastic(self) -> bool:
+        return isinstance(self.workers, dict)
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether training goes on in workers, not in the process that asks for it."""
+        return self.is_elastic or self.most > 1
+
+    def of_a_worker(self) -> dict[str, float]:
+        """Return what each worker takes, in Ray's names."""
+        given = {"CPU": self.cpus, "GPU": self.gpus, **self.custom}
+        if self.accelerator_type:
+            given[f"accelerator_type:{self.accelerator_type}"] = 0.001  # nodes with them have 1, as a mark
+        return {name: amount for name, amount in given.items() if amount}
+
+    def _numbers(self) -> tuple[int, int]:
+        workers = self.workers
+        is_pair = isinstance(workers, dict) and set(workers) == {"min", "max"}
+        least, most = (workers["min"], workers["max"]) if is_pair else (workers, workers)
+        if type(least) is not int or type(most) is not int:
+            raise ValueError(f"workers is {workers}; it must be a number, or {{min: 2, max: 8}}")
+        if least < 1 or most < least:
+            raise ValueError(f"workers is {workers}; it must be 1 or more{', max no less than min' * is_pair}")
+        return least, most
 
 
 @dataclass(kw_only=True)

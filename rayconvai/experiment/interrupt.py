@@ -80,6 +80,10 @@ class StopOnSignal(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._restore_handlers()
 
+    def tell(self, number: int) -> None:
+        """Stop as at a signal, which has come to another process."""
+        self._received = self._received or number
+
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         if self._received is not None:
             raise Interrupted(number, at_once=True)

@@ -36,7 +36,7 @@ from rayconvai.experiment.record import MetricsRecord, RecordEpochs
 from rayconvai.experiment.resume import EpochMeans, ExactResume, choose_checkpoint
 from rayconvai.experiment.storage import AtomicCheckpointIO, remove_half_written, steps_taken
 
-__all__ = ["CheckpointParams", "ExpManagerConfig", "OptionError", "close", "exp_manager"]
+__all__ = ["CheckpointParams", "ExpManagerConfig", "OptionError", "close", "exp_manager", "run_directory"]
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +114,11 @@ def _check_conflicts(trainer: Trainer, config: ExpManagerConfig) -> None:
 def _directory(trainer: Trainer, config: ExpManagerConfig) -> Path:
     if trainer.loggers:
         return Path(trainer.log_dir or trainer.default_root_dir).absolute()
+    return run_directory(config)
+
+
+def run_directory(config: ExpManagerConfig) -> Path:
+    """Return the directory that a run with these options takes, were it to begin now."""
     if config.explicit_log_dir is not None:
         return Path(config.explicit_log_dir).absolute()
     parent = Path(config.exp_dir or "runs", config.name or "default").absolute()

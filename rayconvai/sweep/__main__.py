@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 
 from rayconvai.errors import run_cli
-from rayconvai.sweep.address import check_address
 from rayconvai.sweep.budget import is_finished
 from rayconvai.sweep.identity import check_identity, fork, identity
 from rayconvai.sweep.journal import read_journal
 from rayconvai.sweep.show import command_console, quieten_lightning, trial_table
 from rayconvai.sweep.spec import load_spec
+from rayconvai.train.address import check_address
 
 
 def main() -> int:

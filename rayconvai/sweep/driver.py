@@ -19,18 +19,18 @@ from typing import Any, TypeVar
 
 import ray
 from ray import cloudpickle, tune
-from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.tune.search import Searcher as TuneSearcher
 from ray.tune.stopper import Stopper
 from rich.console import Console
 
 from rayconvai.errors import RayconvaiError, StorageError
-from rayconvai.sweep.address import is_local
 from rayconvai.sweep.cluster import check_nodes, cluster, concurrency
 from rayconvai.sweep.engine import Engine
 from rayconvai.sweep.hang import hang_reason
 from rayconvai.sweep.state import trial_name
 from rayconvai.sweep.trial import TrialProcess, TrialSettings
+from rayconvai.train.address import is_local
+from rayconvai.train.line import death
 
 T = TypeVar("T")
 
@@ -139,7 +139,7 @@ class _Events(tune.Callback):
         reason = self.killed.pop(number, "") or hang_reason(self.settings.run_dir(number), since)
         error, text = _error(trial)
         memory = "due to the node running low on memory" in text
-        self.tell(self.engine.lost, number, reason or _death(error), memory, otherwise=None)
+        self.tell(self.engine.lost, number, reason or death(error), memory, otherwise=None)
 
     def kill_silent(self) -> None:
         """End the processes that say nothing any more."""
@@ -187,18 +187,6 @@ def _error(trial: Any) -> tuple[Exception | None, str]:
     kept, said = trial.pickled_error_file, trial.error_file
     error = cloudpickle.loads(Path(kept).read_bytes()) if kept else None
     return error, Path(said).read_text(encoding="utf-8") if said else ""
-
-
-def _death(error: Exception | None) -> str:
-    """Say how a trial's process died."""
-    if not isinstance(error, RayActorError):
-        return f"its process could not go on: {type(error).__name__}" if error else "its process died"
-    if error.actor_init_failed:
-        return f"its process could not begin: {str(error).strip().splitlines()[-1]}"
-    if error.preempted:
-        return "its node was taken away"
-    gone = isinstance(error, ActorUnavailableError) or "node has died" in str(error)
-    return "its node died or cannot be reached" if gone else "its process died"
 
 
 class _Stop(Stopper):

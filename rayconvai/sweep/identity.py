@@ -21,7 +21,7 @@ _KEYS = (
     "recipe", "overrides", "config_dirs", "space", "constraints", "points", "metric", "more_metrics", "search",
     "scheduler", "repeats",
 )  # fmt: skip
-_EPOCHS = "trainer.max_epochs"
+_MAY_CHANGE = ("trainer.max_epochs", "resources.")
 
 
 def identity(spec: SweepSpec, config: DictConfig | None = None, epochs: int | None = None) -> dict[str, Any]:
@@ -35,7 +35,8 @@ def identity(spec: SweepSpec, config: DictConfig | None = None, epochs: int | No
     whole = dataclasses.asdict(spec)
     known: dict[str, Any] = {key: whole[key] for key in _KEYS}
     if config is not None:
-        known |= {"config": {key: value for key, value in _flat("", config) if key != _EPOCHS}, "epochs": epochs}
+        flat = {key: value for key, value in _flat("", config) if not key.startswith(_MAY_CHANGE)}
+        known |= {"config": flat, "epochs": epochs}
     # JSON, as the journal will give it back.
     found: dict[str, Any] = json.loads(json.dumps(known, default=str))
     return found

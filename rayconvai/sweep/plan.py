@@ -19,7 +19,6 @@ from rich.table import Table
 from rayconvai.config.compose import Composer
 from rayconvai.errors import ConfigError, SweepError, nearest
 from rayconvai.sweep import preflight
-from rayconvai.sweep.address import is_local
 from rayconvai.sweep.budget import bare
 from rayconvai.sweep.checker import PointChecker
 from rayconvai.sweep.domains import Choice, Fixed, Point
@@ -31,6 +30,7 @@ from rayconvai.sweep.show import shown_value
 from rayconvai.sweep.space import Space, parse_dimension, parse_space
 from rayconvai.sweep.spec import SweepFile
 from rayconvai.sweep.warm import Warmth
+from rayconvai.train.address import is_local
 
 MOST_POINTS = 1000
 """Of a larger grid only so many points are checked."""

@@ -14,7 +14,6 @@ from rich.console import Console
 from rayconvai.errors import SweepError
 from rayconvai.experiment.layout import RunLayout, write_atomically
 from rayconvai.experiment.takeover import take_over
-from rayconvai.sweep.address import in_ray_job
 from rayconvai.sweep.display import Display
 from rayconvai.sweep.driver import run_sweep
 from rayconvai.sweep.engine import Engine, recall
@@ -31,6 +30,7 @@ from rayconvai.sweep.spec import SweepFile, SweepSpec
 from rayconvai.sweep.state import ENDED, SweepState
 from rayconvai.sweep.trial import TrialSettings
 from rayconvai.sweep.warm import read_warmth
+from rayconvai.train.address import in_ray_job
 
 
 def check(file: SweepFile, state: SweepState, console: Console, *, show: bool) -> Plan:

@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from rayconvai.errors import SweepError, nearest
-from rayconvai.sweep.address import in_ray_job
+from rayconvai.train.address import in_ray_job
 
 Scalar = str | int | float | bool | None
 _COMMAND_LINE = "command line: "

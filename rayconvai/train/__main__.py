@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from rayconvai.config.check import complete
+from rayconvai.config.check import complete, resources
 from rayconvai.config.compose import Composer, config_root
 from rayconvai.config.overrides import Split, parse, quote
 from rayconvai.errors import ConfigError, RayconvaiError, run_cli
@@ -83,27 +83,28 @@ def _task(composed: DictConfig) -> None:
 
 def _train(config: DictConfig, overrides: list[str], run_dir: Path | None) -> None:
     from rayconvai.experiment.interrupt import Interrupted  # data, audio, checkpoints: --help need not load them
-    from rayconvai.train.finish import finish
-    from rayconvai.train.fit import fit, process_rank
+    from rayconvai.train.finish import train
+    from rayconvai.train.fit import process_rank
     from rayconvai.train.runtime import Runtime
 
     try:
-        result = fit(config, Runtime(run_dir=run_dir, overrides=overrides))
+        if resources(config).has_workers:
+            from rayconvai.train.launch import train_with_workers
+
+            outcome = train_with_workers(config, overrides, run_dir)
+        else:
+            outcome = train(config, Runtime(run_dir=run_dir, overrides=overrides), Runtime(progress=False))
     except Interrupted as stop:
         if stop.checkpoint is not None and not process_rank():
             print(f"interrupted; to go on: {_to_go_on(str(stop.run_dir))}", file=sys.stderr)
         raise
-    metrics = dict(result.metrics)
-    if config.artefact and result.best_checkpoint is not None:
-        artefact = result.run_dir / "artefact"
-        metrics |= finish(config, result.run_dir, result.best_checkpoint, artefact, Runtime(progress=False))
     if process_rank():
         return
-    if config.artefact and result.best_checkpoint is not None:
-        print(f"artefact: {result.run_dir / 'artefact'}")
-    for name, value in sorted(metrics.items()):
+    if outcome.artefact is not None:
+        print(f"artefact: {outcome.artefact}")
+    for name, value in sorted(outcome.metrics.items()):
         print(f"{name}: {value:.4g}")
-    print(f"run: {result.run_dir}")
+    print(f"run: {outcome.run_dir}")
 
 
 def _to_go_on(run: str) -> str:

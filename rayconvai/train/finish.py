@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,34 @@ from omegaconf import DictConfig
 
 from rayconvai.core.model import Model
 from rayconvai.experiment.layout import RunLayout
-from rayconvai.train.fit import evaluate, process_rank
+from rayconvai.train.fit import evaluate, fit, process_rank
 from rayconvai.train.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run has come to."""
+
+    run_dir: Path
+    metrics: dict[str, float]
+    artefact: Path | None
+    """None where none was asked for."""
+
+
+def train(config: DictConfig, runtime: Runtime, measuring: Runtime | None) -> Outcome:
+    """Fit the model of a run, then measure its best checkpoint and make it an artefact, if the config says so.
+
+    Args:
+        config: of the run.
+        runtime: where it runs.
+        measuring: where it is measured; None: it is not.
+    """
+    result = fit(config, runtime)
+    if measuring is None or not config.artefact or result.best_checkpoint is None:
+        return Outcome(result.run_dir, result.metrics, None)
+    artefact = result.run_dir / "artefact"
+    measured = finish(config, result.run_dir, result.best_checkpoint, artefact, measuring)
+    return Outcome(result.run_dir, {**result.metrics, **measured}, artefact)
 
 
 def finish(config: DictConfig, run_dir: Path, checkpoint: Path, artefact: Path, runtime: Runtime) -> dict[str, float]:

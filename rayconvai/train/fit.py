@@ -65,6 +65,8 @@ def fit(config: DictConfig, runtime: Runtime | None = None) -> FitResult:
     section = config.exp_manager
     if runtime.run_dir is not None:
         section = OmegaConf.merge(section, {"explicit_log_dir": str(runtime.run_dir)})
+    if runtime.go_on:
+        section = OmegaConf.merge(section, {"resume_if_exists": True, "resume_ignore_no_checkpoint": True})
     layout = RunLayout(exp_manager(trainer, section))
     try:
         if trainer.is_global_zero:

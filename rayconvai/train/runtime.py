@@ -25,5 +25,8 @@ class Runtime:
     plugins: Sequence[CheckpointIO | ClusterEnvironment] = ()
     callbacks: Sequence[Callback] = field(default=())
     """What listens to the run besides the experiment manager: a report to the sweep, say."""
+    go_on: bool = False
+    """Go on from the newest checkpoint in the run's directory, if there is one, whatever the config says: workers that
+    died are started again."""
     progress: bool = True
     """Show progress bars and the model's summary."""

@@ -15,6 +15,6 @@ def worker_strategy(name: str) -> Strategy:
         ConfigError: workers cannot train together by it.
     """
     if name in ("auto", "ddp"):
-        strategy: Strategy = RayDDPStrategy()
+        strategy: Strategy = RayDDPStrategy()  # type: ignore[no-untyped-call]
         return strategy
     raise ConfigError(f"trainer.strategy is {name}; several workers train by ddp")

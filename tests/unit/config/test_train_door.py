@@ -20,7 +20,7 @@ from rayconvai.config.compose import compose, config_root
 from rayconvai.errors import ConfigError, DataError
 from rayconvai.experiment.interrupt import Interrupted
 from rayconvai.train import __main__ as door
-from rayconvai.train import finish, fit
+from rayconvai.train import finish
 
 RECIPE = ["--config-name", "asr/conformer_ctc"]
 
@@ -48,7 +48,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list
         door.main()
         return runs
 
-    monkeypatch.setattr(fit, "fit", fake_fit)
+    monkeypatch.setattr(finish, "fit", fake_fit)
     monkeypatch.setattr(finish, "finish", lambda *_: {})
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.chdir(tmp_path)

@@ -10,6 +10,7 @@ import torch
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayActorError
 
 from rayconvai.errors import (
+    ClusterError,
     ConfigError,
     DataError,
     InfeasibleError,
@@ -17,12 +18,12 @@ from rayconvai.errors import (
     SweepError,
     out_of_memory_is_infeasible,
 )
-from rayconvai.sweep.address import check_address
 from rayconvai.sweep.cluster import _check_room, concurrency
-from rayconvai.sweep.driver import _death
 from rayconvai.sweep.spec import ResourcesSpec
 from rayconvai.sweep.trial import _Run
 from rayconvai.sweep.verdict import judge
+from rayconvai.train.address import check_address
+from rayconvai.train.line import death
 
 NODES = [
     {"Alive": True, "Resources": {"CPU": 4.0}},
@@ -65,7 +66,7 @@ def test_no_room_is_said_at_once(monkeypatch: pytest.MonkeyPatch, resources: Res
 )
 def test_an_address_that_cannot_be_joined(monkeypatch: pytest.MonkeyPatch, address: str, words: str) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(SweepError, match=re.escape(words)):
+    with pytest.raises(ClusterError, match=re.escape(words)):
         check_address()
 
 
@@ -84,7 +85,7 @@ def test_an_address_that_cannot_be_joined(monkeypatch: pytest.MonkeyPatch, addre
     ],
 )
 def test_how_a_process_died(error: Exception, reason: str) -> None:
-    assert _death(error) == reason
+    assert death(error) == reason
 
 
 @pytest.mark.parametrize(

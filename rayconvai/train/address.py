@@ -1,11 +1,11 @@
-"""Where a sweep runs, as the environment has it. Imports no Ray, so that what is wrong is said at once."""
+"""Where Ray runs, as the environment has it. Imports no Ray, so that what is wrong is said at once."""
 
 from __future__ import annotations
 
 import os
 import socket
 
-from rayconvai.errors import SweepError
+from rayconvai.errors import ClusterError
 
 _KNOCK_SECONDS = 10
 
@@ -16,7 +16,7 @@ def in_ray_job() -> bool:
 
 
 def is_local() -> bool:
-    """Tell whether a sweep started here starts a Ray of its own."""
+    """Tell whether what is started here starts a Ray of its own."""
     return address() == "local"
 
 
@@ -29,17 +29,17 @@ def check_address() -> None:
     """Find out quickly whether a cluster is there to join; Ray itself would try for minutes.
 
     Raises:
-        SweepError: RAY_ADDRESS is no address of a head, or nobody answers there.
+        ClusterError: RAY_ADDRESS is no address of a head, or nobody answers there.
     """
     if address() in ("local", "auto"):
         return
     host, _, port = address().rpartition(":")
     if "://" in address() or not host or not port.isdigit():
-        raise SweepError(
+        raise ClusterError(
             f"RAY_ADDRESS={address()} is not HOST:PORT of a head (as ray start --head prints it), auto or local; "
-            "through http:// or ray:// a sweep goes as a job: ray job submit"
+            "through http:// or ray:// what is to run there goes as a job: ray job submit"
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), _KNOCK_SECONDS).close()
     except OSError as error:
-        raise SweepError(f"no Ray cluster answers at RAY_ADDRESS={address()}: {error.strerror or error}") from error
+        raise ClusterError(f"no Ray cluster answers at RAY_ADDRESS={address()}: {error.strerror or error}") from error

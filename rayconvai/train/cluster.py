@@ -1,0 +1,174 @@
+"""The Ray cluster of a command: the one that RAY_ADDRESS names, else a local one of its own."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.exceptions import AuthenticationError
+
+from rayconvai.config.run import ResourcesConfig
+from rayconvai.errors import ClusterError, nearest
+from rayconvai.train.address import address, in_ray_job, is_local
+
+# Tune and Train are used for their engines alone: no output, loggers, snapshots or directories of their own.
+_ENVIRONMENT = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",  # a job may name the same variables as _worker_environment
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # so long goes by before a death is seen, and at the end of a run
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "60",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+}
+_LOCAL_ENVIRONMENT = {
+    # With authentication on, Ray would leave a token in the home directory that switches it on for good.
+    "RAY_AUTH_MODE": "disabled",
+    # Ray would give its workers what other processes leave.
+    "RAY_worker_niceness": "0",
+    # A local Ray that has died does not come back: nobody is to wait a minute for it.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
+    # Nobody takes this machine away with a notice; it would be a process more.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+_LOCAL_OBJECT_STORE = 128 * 2**20  # bytes; only settings and metrics pass through it
+
+
+@contextmanager
+def ray_cluster() -> Iterator[str]:
+    """Join the Ray cluster that RAY_ADDRESS names, or start a local one; leave it, or end it, afterwards.
+
+    Yields:
+        The address of the cluster's dashboard; empty where there is none, as in a local one.
+
+    Raises:
+        ClusterError: the cluster cannot be joined, or does not start.
+    """
+    environment = _ENVIRONMENT | (_LOCAL_ENVIRONMENT if is_local() else {})
+    before = {name: os.environ.get(name) for name in environment}
+    ours = not ray.is_initialized()
+    try:
+        for name, value in environment.items():
+            os.environ.setdefault(name, value)
+        for name in ("ray.tune", "ray.train"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        yield _join() if ours else ""
+    finally:
+        if ours:
+            ray.shutdown()
+        for name, old in before.items():
+            if old is None:
+                os.environ.pop(name, None)
+
+
+def _join() -> str:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if is_local():
+        try:
+            ray.init(address="local", include_dashboard=False, object_store_memory=_LOCAL_OBJECT_STORE, **quiet)
+        except Exception as error:  # of no one kind
+            reason = " ".join(str(error).split()).partition(". ")[0]
+            raise ClusterError(f"Ray does not start on this machine: {reason}; the same command tries again") from error
+        return ""
+    try:
+        return ray.init(runtime_env={"env_vars": _worker_environment()}, **quiet).dashboard_url or ""
+    except (ConnectionError, AuthenticationError, RuntimeError) as error:
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        if not isinstance(error, RuntimeError):  # else another version of Ray or Python
+            reason += "; where it asks for a token: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+        raise ClusterError(f"cannot join the Ray cluster at RAY_ADDRESS={address()}: {reason}") from error
+
+
+def _worker_environment() -> dict[str, str]:
+    """Return what of this process's environment its workers need on the nodes of a cluster."""
+    ours = {name: value for name, value in os.environ.items() if name.startswith("RAYCONVAI_")}
+    if "PYTHONPATH" in os.environ and not in_ray_job():  # a job brings its own
+        places = [os.path.abspath(place) for place in os.environ["PYTHONPATH"].split(os.pathsep) if place]
+        ours["PYTHONPATH"] = os.pathsep.join(places)
+    return {**_ENVIRONMENT, **ours}
+
+
+def nodes() -> list[dict[str, Any]]:
+    """Return the nodes that are there."""
+    found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node for node in found if node["Alive"]]
+
+
+def room(node: Mapping[str, float], needs: Mapping[str, float]) -> int:
+    """Count how many processes with these needs fit on a node with these resources."""
+    return min(math.floor(node.get(kind, 0) / need + 1e-9) for kind, need in needs.items() if need)
+
+
+def check_room(resources: ResourcesConfig) -> None:
+    """Check that the cluster can hold the workers of a run, were it empty.
+
+    Raises:
+        ClusterError: it cannot; with what it has, and the key to change.
+    """
+    there = [node["Resources"] for node in nodes()]
+    least, needs = resources.least, resources.of_a_worker()
+    rooms = [room(node, needs) for node in there]
+    if _may_grow():
+        return
+    for kind, need in needs.items():
+        if need and not any(room(node, {kind: need}) for node in there):
+            raise ClusterError(_lacking(resources, kind, there))
+    held = {"STRICT_PACK": max(rooms, default=0), "STRICT_SPREAD": sum(map(bool, rooms))}.get(
+        resources.placement, sum(rooms)
+    )
+    if held >= least:
+        return
+    wanted = f"{least} workers" + ("" if isinstance(resources.workers, int) else " at least")
+    each = ", ".join(f"{need:g} {kind}" for kind, need in needs.items() if need >= 0.01)
+    has = f"{len(there)} node{'s' * (len(there) != 1)} with {_total(there, 'CPU')} CPUs and {_total(there, 'GPU')} GPUs"
+    if sum(rooms) >= least:
+        how = "one node" if resources.placement == "STRICT_PACK" else "a node each"
+        raise ClusterError(
+            f"resources.placement is {resources.placement}, but {wanted} ({each} each) do not fit on {how} of the "
+            f"cluster, {held} do (it has {has}); PACK or SPREAD lets them"
+        )
+    raise ClusterError(
+        f"resources.workers: {wanted} ({each} each) do not fit on the cluster, {held} do (it has {has}); lower "
+        "resources.workers or what each takes"
+    )
+
+
+_TYPE = "accelerator_type:"
+
+
+def _lacking(resources: ResourcesConfig, kind: str, there: list[dict[str, float]]) -> str:
+    """Say of what no node has enough for a worker."""
+    most = max((node.get(kind, 0) for node in there), default=0)
+    if kind.startswith(_TYPE):
+        types = sorted({name.removeprefix(_TYPE) for node in there for name in node if name.startswith(_TYPE)})
+        wanted = str(resources.accelerator_type)
+        has = f"nodes with {', '.join(types)}" if types else "no accelerators"
+        return f"resources.accelerator_type is {wanted}, but the cluster has {has}{nearest(wanted, types)}"
+    key = {"CPU": "resources.cpus", "GPU": "resources.gpus"}.get(kind, f"resources.custom.{kind}")
+    need = resources.of_a_worker()[kind]
+    has = f"no node of the cluster has more than {most:g}" if most else "no node of the cluster has any"
+    return f"{key} is {need:g}, but {has}"
+
+
+def _total(there: list[dict[str, float]], kind: str) -> str:
+    return f"{sum(node.get(kind, 0) for node in there):g}"
+
+
+def _may_grow() -> bool:
+    """Tell whether somebody adds nodes to the cluster as they are asked for."""
+    from ray._private.state import state  # Train asks it too; there is no public way
+
+    return state.get_max_resources_from_cluster_config() is not None
