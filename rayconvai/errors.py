@@ -66,7 +66,11 @@ class ClusterError(RayconvaiError, RuntimeError):
 
 
 class WorkerError(RayconvaiError, RuntimeError):
-    """Workers of a run that failed, or that died more often than they may."""
+    """Workers of a run that failed."""
+
+
+class WorkersDiedError(WorkerError):
+    """Workers of a run that died, with their machines or alone, more often than they may."""
 
 
 class InfeasibleError(RayconvaiError, RuntimeError):

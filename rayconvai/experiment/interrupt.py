@@ -45,6 +45,13 @@ def may_stop_here(trainer: Trainer) -> bool:
     return fetcher is not None and not epoch_loop._should_check_val_fx(fetcher)
 
 
+def tell_to_stop(trainer: Trainer, number: int) -> None:
+    """Stop a run as at a signal, which has come to another process."""
+    for callback in vars(trainer)["callbacks"]:
+        if isinstance(callback, StopOnSignal):
+            callback.tell(number)
+
+
 class StopOnSignal(Callback):
     """Raises ``Interrupted`` after the batch in which SIGINT or SIGTERM came; a second signal stops at once.
 
@@ -81,7 +88,6 @@ class StopOnSignal(Callback):
         self._restore_handlers()
 
     def tell(self, number: int) -> None:
-        """Stop as at a signal, which has come to another process."""
         self._received = self._received or number
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:

@@ -12,28 +12,27 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rayconvai.config.run import ResourcesConfig
 from rayconvai.errors import SweepError
-from rayconvai.sweep.spec import ResourcesSpec
-from rayconvai.train.cluster import nodes, ray_cluster, room
+from rayconvai.train.cluster import check_room, nodes, ray_cluster, room
 
 
 @contextmanager
-def cluster(resources: ResourcesSpec) -> Iterator[str]:
+def cluster(resources: ResourcesConfig) -> Iterator[str]:
     """Join the Ray cluster that RAY_ADDRESS names, or start a local one; leave it, or end it, afterwards.
 
     Yields:
         The address of the cluster's dashboard; empty where there is none, as in a local one.
 
     Raises:
-        ClusterError: the cluster cannot be joined.
-        SweepError: no node of it can hold a trial.
+        ClusterError: it cannot be joined, or has no room for a trial.
     """
     with ray_cluster() as dashboard:
-        _check_room(resources)
+        check_room(resources)
         yield dashboard
 
 
-def check_nodes(resources: ResourcesSpec, journal: Path, settings: Mapping[str, Any]) -> None:
+def check_nodes(resources: ResourcesConfig, journal: Path, settings: Mapping[str, Any]) -> None:
     """See that a trial can begin on every node of a cluster that somebody else has started.
 
     Args:
@@ -60,7 +59,7 @@ def check_nodes(resources: ResourcesSpec, journal: Path, settings: Mapping[str, 
 
     asked = []
     for node in nodes():
-        if room(node["Resources"], _needs(resources)):
+        if room(node["Resources"], resources.of_a_worker()):
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             task = ray.remote(look).options(num_cpus=0, scheduling_strategy=there, max_retries=0)
             asked.append((node["NodeManagerAddress"], task.remote()))
@@ -73,27 +72,21 @@ def check_nodes(resources: ResourcesSpec, journal: Path, settings: Mapping[str, 
             raise SweepError(f"node {node_address} cannot run trials: {problem.strip().splitlines()[-1]}")
 
 
-def _rooms(resources: ResourcesSpec) -> int:
-    """Count the trials that the cluster's nodes can hold at once."""
-    return sum(room(node["Resources"], _needs(resources)) for node in nodes())
+def concurrency(resources: ResourcesConfig, most: int | None) -> int:
+    """Return how many trials run at once: as many as the nodes hold, so that no trial's workers wait for another's.
 
-
-def _needs(resources: ResourcesSpec) -> dict[str, float]:
-    return {"CPU": resources.cpus, "GPU": resources.gpus}
-
-
-def _check_room(resources: ResourcesSpec) -> None:
-    if not _rooms(resources):
-        largest = {
-            kind: max((node["Resources"].get(kind, 0) for node in nodes()), default=0) for kind in ("CPU", "GPU")
-        }
-        raise SweepError(
-            f"a trial asks for {resources.cpus:g} CPUs and {resources.gpus:g} GPUs, which no node of the cluster has "
-            f"(at most {largest['CPU']:g} and {largest['GPU']:g}); lower resources.cpus or resources.gpus"
-        )
-
-
-def concurrency(resources: ResourcesSpec) -> int:
-    """Return how many trials run at once."""
-    rooms = _rooms(resources)
-    return rooms if resources.concurrent is None else min(rooms, resources.concurrent)
+    Args:
+        resources: of a trial.
+        most: so many at most.
+    """
+    needs, workers = resources.of_a_worker(), resources.most
+    rooms = [room(node["Resources"], needs) for node in nodes()]
+    if resources.placement == "STRICT_PACK":
+        trials = sum(places // workers for places in rooms)
+    elif resources.placement == "STRICT_SPREAD":
+        # The largest number of trials, each of which takes one place at most of a node.
+        trials = next(n for n in range(sum(rooms) // workers, -1, -1) if sum(min(r, n) for r in rooms) >= n * workers)
+    else:
+        trials = sum(rooms) // workers
+    # None there yet: a cluster that grows.
+    return max(1, trials if most is None else min(trials, most))

@@ -6,7 +6,7 @@ import os
 import re
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,15 @@ class Meter:
             "gpu_memory": torch.cuda.max_memory_allocated() if on_gpu else 0,
             "seen": {name: round(float(value), 3) for name, value in self._seen.items()},
         }
+
+
+def together(costs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what processes cost that worked side by side: seconds but ``wall`` and what they saw add up."""
+    most = {name: max(cost[name] for cost in costs) for name in ("wall", "memory", "gpu_memory")}
+    added = {name: round(sum(cost[name] for cost in costs), 3) for name in ("cpu", "gpu")}
+    names = {name for cost in costs for name in cost["seen"]}
+    seen = {name: round(sum(cost["seen"].get(name, 0) for cost in costs), 3) for name in sorted(names)}
+    return {**most, **added, "seen": seen}
 
 
 def _cpu_seconds() -> float:

@@ -23,10 +23,13 @@ from ray.tune.search import Searcher as TuneSearcher
 from ray.tune.stopper import Stopper
 from rich.console import Console
 
+from rayconvai.config.run import ResourcesConfig
 from rayconvai.errors import RayconvaiError, StorageError
 from rayconvai.sweep.cluster import check_nodes, cluster, concurrency
 from rayconvai.sweep.engine import Engine
 from rayconvai.sweep.hang import hang_reason
+from rayconvai.sweep.orphans import PLACEMENT_GROUP, Groups
+from rayconvai.sweep.plan import of_trial
 from rayconvai.sweep.state import trial_name
 from rayconvai.sweep.trial import TrialProcess, TrialSettings
 from rayconvai.train.address import is_local
@@ -47,23 +50,21 @@ def run_sweep(engine: Engine, settings: TrialSettings, console: Console) -> str:
     """
     spec = engine.spec
     scratch = settings.directory + "/.tune"
-    with cluster(spec.resources) as dashboard:
+    resources = of_trial(spec.resources)
+    with cluster(resources) as dashboard:
         if dashboard:
             console.print(f"Ray dashboard: http://{dashboard}", highlight=False)
         if not is_local():
-            check_nodes(spec.resources, engine.journal.segment, dataclasses.asdict(settings))
+            check_nodes(resources, engine.journal.segment, dataclasses.asdict(settings))
         events = _Events(engine, settings)
         stopper = _Stop(events, settings)
-        trainable = tune.with_resources(
-            tune.with_parameters(TrialProcess, settings=settings),
-            {"cpu": spec.resources.cpus, "gpu": spec.resources.gpus},
-        )
+        trainable = tune.with_resources(tune.with_parameters(TrialProcess, settings=settings), _of_process(resources))
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
                 num_samples=-1,
                 search_alg=_Attempts(events),
-                max_concurrent_trials=concurrency(spec.resources),
+                max_concurrent_trials=concurrency(resources, spec.resources.concurrent),
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
@@ -102,6 +103,7 @@ class _Events(tune.Callback):
         self.trials: dict[int, Any] = {}
         self.began: dict[int, float] = {}
         self.killed: dict[int, str] = {}
+        self.groups = Groups()
 
     def tell(self, act: Callable[..., T], *args: Any, otherwise: T) -> T:
         """Tell the engine; an error is kept for the end: Tune would make a text of whatever is raised."""
@@ -117,9 +119,11 @@ class _Events(tune.Callback):
         self.tell(self.engine.started, number, otherwise=None)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        number = trial.config["number"]
+        if PLACEMENT_GROUP in result:
+            self.groups.claim(number, result[PLACEMENT_GROUP])
         if "end" not in result:
             return
-        number = trial.config["number"]
         if result["end"] == "interrupted" and result["reason"]:
             self.error = self.error or StorageError(
                 f"{trial_name(number)}: {result['reason']}; the same command then goes on"
@@ -130,12 +134,15 @@ class _Events(tune.Callback):
         number = trial.config["number"]
         self.trials.pop(number, None)
         self.killed.pop(number, None)  # it came to its end before that
+        self.groups.ended(number)
         self.engine.gone(number)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         number = trial.config["number"]
         self.trials.pop(number, None)
         since = self.began.pop(number, math.inf)
+        if self.engine.spec.resources.workers > 1:
+            self.groups.died(number, set(self.trials))
         reason = self.killed.pop(number, "") or hang_reason(self.settings.run_dir(number), since)
         error, text = _error(trial)
         memory = "due to the node running low on memory" in text
@@ -179,6 +186,14 @@ class _Attempts(TuneSearcher):
         return {}
 
 
+def _of_process(resources: ResourcesConfig) -> dict[str, float]:
+    """Return what the process of a trial takes, in Tune's names."""
+    if resources.has_workers:
+        return {"node:__internal_head__": 0.001}  # nothing but a place that is safe: its workers take the rest
+    needs = resources.of_a_worker()
+    return {{"CPU": "cpu", "GPU": "gpu"}.get(name, name): amount for name, amount in needs.items()}
+
+
 def _error(trial: Any) -> tuple[Exception | None, str]:
     """Return what ended an attempt: the error, of the kinds that Tune keeps, and its text.
 
@@ -199,7 +214,7 @@ class _Stop(Stopper):
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Take an attempt's report to the engine; return whether it is to be the last."""
-        if "end" in result:
+        if "end" in result or PLACEMENT_GROUP in result:
             return False
         number = result["config"]["number"]
         return not self.events.tell(self.events.engine.reported, number, result, otherwise=False)

@@ -9,14 +9,17 @@ infeasible.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from rayconvai.config.compose import Composer
+from rayconvai.config.run import ResourcesConfig
 from rayconvai.errors import ConfigError, SweepError, nearest
 from rayconvai.sweep import preflight
 from rayconvai.sweep.budget import bare
@@ -28,7 +31,7 @@ from rayconvai.sweep.grammar import quote, to_overrides
 from rayconvai.sweep.search import Searcher, build_searcher
 from rayconvai.sweep.show import shown_value
 from rayconvai.sweep.space import Space, parse_dimension, parse_space
-from rayconvai.sweep.spec import SweepFile
+from rayconvai.sweep.spec import ResourcesSpec, SweepFile
 from rayconvai.sweep.warm import Warmth
 from rayconvai.train.address import is_local
 
@@ -129,7 +132,23 @@ def trial_overrides(file: SweepFile) -> list[str]:
         f"{checkpoints}.monitor={quote(file.spec.metric.name)}",
         f"{checkpoints}.mode={file.spec.metric.mode}",
         *file.spec.overrides,
+        f"resources={quote(_told(file.spec.resources))}",
     ]
+
+
+def of_trial(resources: ResourcesSpec) -> ResourcesConfig:
+    """Return what a trial takes, as its own config says it.
+
+    Raises:
+        ValueError: what the check of a composed config would say.
+    """
+    return ResourcesConfig(**_told(resources))
+
+
+def _told(resources: ResourcesSpec) -> dict[str, Any]:
+    told = dataclasses.asdict(resources)
+    del told["concurrent"]
+    return {**told, "retries": 0}  # the sweep itself starts lost trials again
 
 
 def plan_sweep(file: SweepFile) -> Plan:
@@ -191,7 +210,7 @@ def _check_keys(file: SweepFile, plan: Plan, composer: Composer) -> None:
     groups, keys = composer.groups(), composer.keys()
     for key, domain in plan.space.items():
         where = f"{file.at(f'space.{key}')}: space key '{key}'"
-        if key in ("trainer.accelerator", "trainer.devices"):
+        if key in ("trainer.accelerator", "trainer.devices") or key.split(".")[0] == "resources":
             plan.problems.append(f"{where}: resources say what a trial runs on")
         elif key in groups:
             for option in domain.corners():
@@ -313,6 +332,8 @@ def _warn(file: SweepFile, plan: Plan, base: DictConfig) -> None:
 def _guilty(message: str, file: SweepFile) -> str:
     """Return where the file has the key that a base config's error names."""
     named = message.split(" ", 1)[0].rstrip(":")
+    if named.partition(".")[0] == "resources":
+        return file.at(named)
     written = any(repr(line) in message for line in file.spec.overrides)
     among = any(f"{key}.".startswith(f"{named}.") for key in preflight.overridden(file))
     return file.at("overrides" if written or among else "recipe")

@@ -37,6 +37,8 @@ def contradictions(file: SweepFile) -> Iterator[str]:
     for key in overridden(file):
         if key.startswith(("hydra.", "hydra/")):
             yield f"{file.at('overrides')}: override {key} would do nothing: a sweep does not run through Hydra's jobs"
+        if key.split(".")[0] == "resources":
+            yield f"{file.at('overrides')}: override {key} would do nothing: the sweep's resources say it"
     if spec.budget.epochs is not None and "trainer.max_epochs" in (*overridden(file), *spec.space):
         yield (
             f"{place(file, 'trainer.max_epochs')}: trainer.max_epochs is what budget.epochs says already "

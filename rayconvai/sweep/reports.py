@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from rayconvai.core.model import Model
 from rayconvai.errors import ConfigError, InfeasibleError, nearest
-from rayconvai.experiment.interrupt import Interrupted, may_stop_here
+from rayconvai.experiment.interrupt import Interrupted, may_stop_here, tell_to_stop
 from rayconvai.experiment.record import OF_A_LINE, MetricsRecord
-from rayconvai.sweep.cost import Meter
+from rayconvai.sweep.cost import Meter, together
 
 STOP_SECONDS = 1.0
 """How often a trial looks whether it is to stop."""
@@ -28,6 +29,8 @@ Report = dict[str, Any]
 
 class Reports(Callback):
     """Reports each epoch that has the sweep's metrics; ends the run where it is to pause, or when told to.
+
+    Where several workers train, each has one: rank 0 reports and is told, the others do what it does.
 
     Args:
         metrics: the sweep's; the first ranks.
@@ -69,7 +72,13 @@ class Reports(Callback):
         self.meter.count(pl_module.seen(batch))
         # The process cannot be told in another way while Tune waits for its next report.
         now = time.monotonic()
-        if now - self.looked > STOP_SECONDS and may_stop_here(trainer):  # else the epoch's validation would be lost
+        if not trainer.is_global_zero or now - self.looked <= STOP_SECONDS:
+            return
+        if trainer.world_size > 1:
+            self.looked = now
+            if self.stop_file.exists():
+                tell_to_stop(trainer, signal.SIGINT)
+        elif may_stop_here(trainer):  # else the epoch's validation would be lost
             self.looked = now
             if self.stop_file.exists():
                 raise Interrupted(signal.SIGINT)
@@ -100,6 +109,7 @@ class Reports(Callback):
     def _report(self, trainer: Trainer) -> None:
         """Report the last epoch in the run's record, unless that was done."""
         line = next(logger for logger in trainer.loggers if isinstance(logger, MetricsRecord)).last_epoch
+        line = trainer.strategy.broadcast(line)  # rank 0 alone keeps it up to date
         validated, self.validated = self.validated, False
         if line is None or line["epoch"] <= self.reported:
             return
@@ -114,9 +124,18 @@ class Reports(Callback):
         if not missing:
             self.reported = line["epoch"]
             ranked = {name: metrics[name] for name in self.metrics}
-            cost = self.meter.read()
+            cost = self.cost(trainer)
             report = {"epoch": self.reported, **ranked, "metrics": metrics, "cost": cost}
-            self.told_to_stop = not self.hand_over(report)
+            told = trainer.is_global_zero and not self.hand_over(report)
+            self.told_to_stop = trainer.strategy.broadcast(told)
+
+    def cost(self, trainer: Trainer) -> dict[str, Any]:
+        """Return what the attempt has cost so far, on all ranks; they ask together."""
+        if trainer.world_size == 1:
+            return self.meter.read()
+        costs: list[Any] = [None] * trainer.world_size
+        dist.all_gather_object(costs, self.meter.read())
+        return together(costs)
 
 
 def _epochs_ended(trainer: Trainer) -> int:

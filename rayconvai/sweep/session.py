@@ -193,6 +193,7 @@ def _settings(file: SweepFile) -> TrialSettings:
         sweep=spec.name,
         metric=spec.metric.name,
         more_metrics=tuple(metric.name for metric in spec.more_metrics),
+        workers=spec.resources.workers,
         cpus=spec.resources.cpus,
         gpus=spec.resources.gpus,
         timeout=spec.timeout,

@@ -77,9 +77,18 @@ class BudgetSpec:
 class ResourcesSpec:
     """What one trial takes."""
 
+    workers: int = 1
+    """Processes that train a trial together; with more than one, they are Ray Train's."""
     cpus: float = 1
+    """Of each worker."""
     gpus: float = 0
-    """May be a fraction: several trials then share a device."""
+    """Of each worker. Of the only one it may be a fraction: several trials then share a device."""
+    custom: dict[str, float] = field(default_factory=dict)
+    """Of each worker: other resources that the cluster's nodes were started with."""
+    accelerator_type: str | None = None
+    """Trials go to nodes with such GPUs only; Ray's names: A100, H100."""
+    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
+    """Whether a trial's workers go to few nodes or to many."""
     concurrent: int | None = None
     """The most trials at once; None: as many as the cluster holds."""
 
@@ -395,6 +404,7 @@ def _check(file: SweepFile) -> None:
         "budget.trials": (spec.budget.trials, spec.repeats),
         "budget.epochs": (spec.budget.epochs, 1),
         "budget.plateau": (spec.budget.plateau, 1),
+        "resources.workers": (spec.resources.workers, 1),
         "resources.concurrent": (spec.resources.concurrent, 1),
         "resources.gpus": (spec.resources.gpus, 0),
         "scheduler.grace": (spec.scheduler.grace, 1),

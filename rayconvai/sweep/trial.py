@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from omegaconf import DictConfig
@@ -50,10 +50,13 @@ class TrialSettings:
     """The sweep's, seen by every node."""
     sweep: str
     """Its name."""
+    workers: int = 1
+    """Processes that train a trial; with more than one, not the trial's own."""
     metric: str
     """What ranks."""
     more_metrics: tuple[str, ...] = ()
     cpus: float
+    """Of each worker, as are the GPUs."""
     gpus: float
     working_dir: str | None
     """Where relative paths in configs begin; None: where Ray puts the working directory of a job."""
@@ -182,31 +185,74 @@ class _Run:
 def run_trial(settings: TrialSettings, attempt: Attempt, hand_over: Callable[[Report], bool]) -> Report:
     """Run one attempt at a trial and say how it ended; never raises."""
     run_dir = settings.run_dir(attempt.number)
-    meter = Meter(settings.gpus)
-    metrics = (settings.metric, *settings.more_metrics)
-    reports = Reports(metrics, attempt.until, settings.stop_file, meter, hand_over)
+    work = _work(settings, attempt, hand_over)
     status, reason = "finished", ""
     with _left_as_found():
         try:
-            runtime = Runtime(
-                run_dir=run_dir,
-                overrides=[*settings.overrides, *attempt.overrides],
-                accelerator="gpu" if settings.gpus else "cpu",
-                devices=1,
-                callbacks=[reports],
-                progress=False,
-            )
-            # The process of an attempt before this one may still be about to notice that its sweep has gone.
-            with RunLayout(run_dir).locked():
-                fit(_compose(settings, attempt), runtime)
-            if reports.paused:
+            work.train(_compose(settings, attempt))
+            if work.paused:
                 status = "paused"
         except BaseException as error:  # noqa: BLE001 (whatever it is, it is how this trial ended)
             status, reason = judge(error)
             if status == "failed":
                 _write_trace(run_dir)
-    last = {"end": status, "reason": reason, "cost": meter.read(), "parameters": reports.parameters}
+    last = {"end": status, "reason": reason, "cost": work.cost(), "parameters": work.parameters}
     return {"done": True, **last}
+
+
+class _Work(Protocol):
+    """The training of an attempt, wherever it is done."""
+
+    def train(self, config: DictConfig) -> None: ...
+    def cost(self) -> dict[str, Any]: ...
+    @property
+    def paused(self) -> bool: ...
+    @property
+    def parameters(self) -> int | None: ...
+
+
+def _work(settings: TrialSettings, attempt: Attempt, hand_over: Callable[[Report], bool]) -> _Work:
+    if settings.workers == 1:
+        return _Here(settings, attempt, hand_over)
+    from rayconvai.sweep.group import Group  # Ray Train, which others need not wait for
+
+    return Group(settings, attempt, hand_over)
+
+
+class _Here:
+    """Training in this process."""
+
+    def __init__(self, settings: TrialSettings, attempt: Attempt, hand_over: Callable[[Report], bool]) -> None:
+        self.settings, self.attempt = settings, attempt
+        self.meter = Meter(settings.gpus)
+        metrics = (settings.metric, *settings.more_metrics)
+        self.reports = Reports(metrics, attempt.until, settings.stop_file, self.meter, hand_over)
+
+    def train(self, config: DictConfig) -> None:
+        settings, attempt = self.settings, self.attempt
+        run_dir = settings.run_dir(attempt.number)
+        runtime = Runtime(
+            run_dir=run_dir,
+            overrides=[*settings.overrides, *attempt.overrides],
+            accelerator="gpu" if settings.gpus else "cpu",
+            devices=1,
+            callbacks=[self.reports],
+            progress=False,
+        )
+        # The process of an attempt before this one may still be about to notice that its sweep has gone.
+        with RunLayout(run_dir).locked():
+            fit(config, runtime)
+
+    def cost(self) -> dict[str, Any]:
+        return self.meter.read()
+
+    @property
+    def paused(self) -> bool:
+        return self.reports.paused
+
+    @property
+    def parameters(self) -> int | None:
+        return self.reports.parameters
 
 
 @functools.lru_cache(maxsize=1)

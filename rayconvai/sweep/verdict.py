@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import re
 
-from rayconvai.errors import ConfigError, InfeasibleError, NeuralTypeError, RayconvaiError, StorageError
+from rayconvai.errors import (
+    ClusterError,
+    ConfigError,
+    InfeasibleError,
+    NeuralTypeError,
+    RayconvaiError,
+    StorageError,
+    WorkersDiedError,
+)
 from rayconvai.experiment.interrupt import Interrupted
 
 
@@ -18,6 +26,8 @@ def judge(error: BaseException) -> tuple[str, str]:
         return "interrupted", message  # no fault of the point: the sweep stops, and can go on
     if isinstance(error, (InfeasibleError, ConfigError, NeuralTypeError)):
         return "infeasible", message
+    if isinstance(error, (WorkersDiedError, ClusterError)):
+        return "lost", message
     if isinstance(error, RayconvaiError):
         return "failed", message
     if re.search(r"DataLoader worker .*(exited unexpectedly|killed by signal)", message):

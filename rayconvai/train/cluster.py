@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RayError
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from rayconvai.config.run import ResourcesConfig
 from rayconvai.errors import ClusterError, nearest
@@ -110,6 +111,19 @@ def nodes() -> list[dict[str, Any]]:
 def room(node: Mapping[str, float], needs: Mapping[str, float]) -> int:
     """Count how many processes with these needs fit on a node with these resources."""
     return min(math.floor(node.get(kind, 0) / need + 1e-9) for kind, need in needs.items() if need)
+
+
+def groups_of_job() -> list[str]:
+    """Return the ids of the placement groups that Train has made in this job: those without a name."""
+    job = ray.get_runtime_context().get_job_id()
+    return [group for group, about in placement_group_table().items() if group.endswith(job) and not about["name"]]
+
+
+def remove_groups(groups: Iterable[str]) -> None:
+    """Give back what workers had, by the ids of their placement groups."""
+    for group in groups:
+        with suppress(RayError):
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))
 
 
 def check_room(resources: ResourcesConfig) -> None:

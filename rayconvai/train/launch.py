@@ -21,16 +21,15 @@ import ray.train
 from omegaconf import DictConfig
 from ray.exceptions import RayActorError, RayError
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from rayconvai.config.check import resources
-from rayconvai.errors import ClusterError, ConfigError, InfeasibleError, RayconvaiError, WorkerError
+from rayconvai.errors import ClusterError, ConfigError, InfeasibleError, RayconvaiError, WorkerError, WorkersDiedError
 from rayconvai.experiment.interrupt import Interrupted
 from rayconvai.experiment.layout import RunLayout
 from rayconvai.experiment.manager import run_directory
 from rayconvai.experiment.options import options
 from rayconvai.train.address import check_address, in_ray_job
-from rayconvai.train.cluster import check_room, ray_cluster
+from rayconvai.train.cluster import check_room, groups_of_job, ray_cluster, remove_groups
 from rayconvai.train.finish import Outcome
 from rayconvai.train.line import TAKEN_AWAY, Failures, Line, death
 from rayconvai.train.strategies import worker_strategy
@@ -217,7 +216,7 @@ class _Launch:
     def _too_often(self, how: dict[str, str]) -> RayconvaiError:
         if "low on memory" in _said(how):
             return InfeasibleError(f"out of memory: {_said(how)}; lower data.batch_seconds or the sizes of the model")
-        return WorkerError(f"{_said(how)}; no restart is left (resources.retries is {self.retries})")
+        return WorkersDiedError(f"{_said(how)}; no restart is left (resources.retries is {self.retries})")
 
     def _plain(self, error: BaseException) -> BaseException:
         """Return what an error of Train's is about."""
@@ -244,11 +243,8 @@ class _Launch:
         groups = list(self.groups)
         if ray.get_runtime_context().get_actor_id() is None:
             # This process is the job. A group whose workers never got as far as to say so is known by the job's mark.
-            job = ray.get_runtime_context().get_job_id()
-            groups += [group for group in placement_group_table() if group.endswith(job)]
-        for group in groups:
-            with contextlib.suppress(RayError):
-                remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))
+            groups += groups_of_job()
+        remove_groups(groups)
 
     @contextmanager
     def _on_signals(self) -> Iterator[None]:

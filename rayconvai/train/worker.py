@@ -28,7 +28,7 @@ from typing_extensions import override
 
 from rayconvai.config.check import resources
 from rayconvai.errors import RayconvaiError, StorageError, WorkerError, out_of_memory_is_infeasible
-from rayconvai.experiment.interrupt import Interrupted, StopOnSignal
+from rayconvai.experiment.interrupt import Interrupted, tell_to_stop
 from rayconvai.experiment.layout import RunLayout
 from rayconvai.experiment.record import OF_A_LINE, MetricsRecord
 from rayconvai.experiment.storage import find_last, read_stamps
@@ -206,9 +206,7 @@ class _Listener(Callback):
         if not told and _is_preempted():
             self.preempted, told = True, signal.SIGTERM
         if told:
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, StopOnSignal):
-                    callback.tell(told)
+            tell_to_stop(trainer, told)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
