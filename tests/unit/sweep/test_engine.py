@@ -9,17 +9,16 @@ import pytest
 import torch
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayActorError
 
+from rayconvai.config.run import ResourcesConfig
 from rayconvai.errors import (
     ClusterError,
     ConfigError,
     DataError,
     InfeasibleError,
     StorageError,
-    SweepError,
     out_of_memory_is_infeasible,
 )
-from rayconvai.sweep.cluster import _check_room, concurrency
-from rayconvai.sweep.spec import ResourcesSpec
+from rayconvai.sweep.cluster import concurrency
 from rayconvai.sweep.trial import _Run
 from rayconvai.sweep.verdict import judge
 from rayconvai.train.address import check_address
@@ -33,26 +32,22 @@ NODES = [
 
 
 @pytest.mark.parametrize(
-    ("resources", "rooms"),
+    ("resources", "most", "rooms"),
     [
-        pytest.param(ResourcesSpec(cpus=1), 12, id="cpus"),
-        pytest.param(ResourcesSpec(cpus=3), 3, id="a_trial_stays_on_a_node"),
-        pytest.param(ResourcesSpec(cpus=1, gpus=0.5), 4, id="shared_gpus"),
-        pytest.param(ResourcesSpec(cpus=1, gpus=0.1), 8, id="cpus_are_short"),
-        pytest.param(ResourcesSpec(cpus=1, concurrent=2), 2, id="limited"),
+        pytest.param(ResourcesConfig(cpus=1), None, 12, id="cpus"),
+        pytest.param(ResourcesConfig(cpus=3), None, 3, id="a_trial_stays_on_a_node"),
+        pytest.param(ResourcesConfig(cpus=1, gpus=0.5), None, 4, id="shared_gpus"),
+        pytest.param(ResourcesConfig(cpus=1, gpus=0.1), None, 8, id="cpus_are_short"),
+        pytest.param(ResourcesConfig(cpus=1), 2, 2, id="limited"),
+        pytest.param(ResourcesConfig(workers=5), None, 2, id="workers"),
+        pytest.param(ResourcesConfig(workers=3, cpus=3), None, 1, id="workers_of_two_nodes"),
+        pytest.param(ResourcesConfig(workers=3, placement="STRICT_PACK"), None, 3, id="workers_on_one_node"),
+        pytest.param(ResourcesConfig(workers=2, placement="STRICT_SPREAD"), None, 4, id="workers_on_two_nodes"),
     ],
 )
-def test_concurrency(monkeypatch: pytest.MonkeyPatch, resources: ResourcesSpec, rooms: int) -> None:
+def test_concurrency(monkeypatch: pytest.MonkeyPatch, resources: ResourcesConfig, most: int | None, rooms: int) -> None:
     monkeypatch.setattr("ray.nodes", lambda: NODES)
-    _check_room(resources)
-    assert concurrency(resources) == rooms
-
-
-@pytest.mark.parametrize("resources", [ResourcesSpec(cpus=9), ResourcesSpec(gpus=3), ResourcesSpec(cpus=9, gpus=1)])
-def test_no_room_is_said_at_once(monkeypatch: pytest.MonkeyPatch, resources: ResourcesSpec) -> None:
-    monkeypatch.setattr("ray.nodes", lambda: NODES)
-    with pytest.raises(SweepError, match="which no node of the cluster has"):
-        _check_room(resources)
+    assert concurrency(resources, most) == rooms
 
 
 @pytest.mark.parametrize(
