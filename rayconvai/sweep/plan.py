@@ -190,7 +190,7 @@ def plan_sweep(file: SweepFile) -> Plan:
         plan.problems += preflight.interchangeable(file, checker, plan.space)
         _warn(file, plan, base)
     if not plan.problems and checker.on_cpu and any(point.flops for point in plan.points):
-        plan.speed = speed(max(1, int(spec.resources.cpus)))
+        plan.speed = speed(max(1, int(spec.resources.cpus))) * spec.resources.workers
     plan.composed = checker.composed
     return plan
 
@@ -315,7 +315,7 @@ def _warn(file: SweepFile, plan: Plan, base: DictConfig) -> None:
             f"{file.at('scheduler.name')}: {file.spec.scheduler.name} stops the repeats of a point one by one, so that "
             "a mean may be of trials of unlike length; asha judges them together"
         )
-    cpus, here = file.spec.resources.cpus, os.cpu_count() or 1
+    cpus, here = file.spec.resources.cpus * file.spec.resources.workers, os.cpu_count() or 1
     if is_local() and cpus > here:
         plan.warnings.append(
             f"{file.at('resources.cpus')}: a trial asks for {cpus:g} CPUs, and this machine has {here}; where "

@@ -9,11 +9,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from lightning.pytorch import Callback
 from omegaconf import DictConfig
 from rich.table import Table
 
@@ -75,16 +78,44 @@ def train_segments(
     composer = Composer(spec.recipe, shared, [Path(path) for path in spec.config_dirs])
     for segment in segments:
         config = change(composer.compose(segment.overrides))
-        runtime = Runtime(
-            run_dir=run_dir,
-            overrides=[*shared, *segment.overrides],
-            accelerator=None if spec.resources.gpus else "cpu",
-            devices=1,
-            callbacks=[StopAfter(segment.last)],
-            progress=False,
-        )
-        fit(config, runtime)
+        train = _train_here if spec.resources.workers == 1 else _train_with_workers
+        train(spec, config, [*shared, *segment.overrides], run_dir, segment.last)
     return config
+
+
+def _train_here(spec: SweepSpec, config: DictConfig, overrides: Sequence[str], run_dir: Path, last: int) -> None:
+    runtime = Runtime(
+        run_dir=run_dir,
+        overrides=overrides,
+        accelerator=None if spec.resources.gpus else "cpu",
+        devices=1,
+        callbacks=_listeners(last),
+        progress=False,
+    )
+    fit(config, runtime)
+
+
+def _train_with_workers(
+    spec: SweepSpec, config: DictConfig, overrides: Sequence[str], run_dir: Path, last: int
+) -> None:
+    from rayconvai.train.cluster import ray_cluster  # Ray, which others need not wait for
+    from rayconvai.train.launch import launch
+    from rayconvai.train.worker import Job
+
+    job = Job(
+        config=config,
+        run_dir=str(run_dir),
+        overrides=tuple(overrides),
+        working_dir=os.getcwd(),
+        callbacks=partial(_listeners, last),
+        measure=False,
+    )
+    with ray_cluster():
+        launch(job, retries=spec.max_retries)
+
+
+def _listeners(last: int) -> list[Callback]:
+    return [StopAfter(last)]
 
 
 @dataclass(frozen=True)
