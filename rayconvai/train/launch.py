@@ -20,7 +20,7 @@ import ray
 import ray.train
 from omegaconf import DictConfig
 from ray.exceptions import RayActorError, RayError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
 
 from rayconvai.config.check import resources
 from rayconvai.errors import ClusterError, ConfigError, InfeasibleError, RayconvaiError, WorkerError, WorkersDiedError
@@ -31,6 +31,7 @@ from rayconvai.experiment.options import options
 from rayconvai.train.address import check_address, in_ray_job
 from rayconvai.train.cluster import check_room, groups_of_job, ray_cluster, remove_groups
 from rayconvai.train.finish import Outcome
+from rayconvai.train.lean import LeanTrainer
 from rayconvai.train.line import TAKEN_AWAY, Failures, Line, death
 from rayconvai.train.strategies import worker_strategy
 from rayconvai.train.worker import LOOK_SECONDS, Job, work
@@ -160,9 +161,9 @@ class _Launch:
             return None
         return Outcome(**found["outcome"])
 
-    def _trainer(self, scratch: str) -> TorchTrainer:
+    def _trainer(self, scratch: str) -> LeanTrainer:
         taken, api = resources(self.job.config), _api
-        return TorchTrainer(
+        return LeanTrainer(
             cast(Any, partial(work, self.job, self.line)),
             scaling_config=api.ScalingConfig(
                 num_workers=(taken.least, taken.most) if taken.is_elastic else taken.most,

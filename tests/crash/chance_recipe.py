@@ -56,7 +56,13 @@ class ChanceData(DataModule):
         inputs = torch.from_numpy(rng.standard_normal((self.rows, FEATURES)).astype(np.float32))
         targets = inputs[:, :4].prod(dim=1, keepdim=True).tanh() + inputs[:, 4:].mean(dim=1, keepdim=True)
         plan = DurationBatchSampler(
-            rng.uniform(1, 2, self.rows), batch_size=self.batch_size, num_buckets=4, shuffle=shuffle, seed=self.seed
+            rng.uniform(1, 2, self.rows),
+            batch_size=self.batch_size,
+            num_buckets=4,
+            shuffle=shuffle,
+            seed=self.seed,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.trainer.world_size if self.trainer else 1,
         )
         return StatefulLoader(TensorDataset(inputs, targets), batch_sampler=plan)
 
@@ -91,10 +97,10 @@ class ChanceModel(Model):
         return loss
 
     def validation_step(self, batch: list[Tensor], index: int) -> None:
-        self.log("val_loss", self._loss(batch), batch_size=len(batch[0]))
+        self.log("val_loss", self._loss(batch), batch_size=len(batch[0]), sync_dist=True)
 
     def test_step(self, batch: list[Tensor], index: int) -> None:
-        self.log("test_loss", self._loss(batch), batch_size=len(batch[0]))
+        self.log("test_loss", self._loss(batch), batch_size=len(batch[0]), sync_dist=True)
 
     def _loss(self, batch: list[Tensor]) -> Tensor:
         inputs, targets = batch
