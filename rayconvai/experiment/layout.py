@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,10 +103,26 @@ class RunLayout:
         return target
 
 
-def next_version(parent: Path) -> str:
-    """Return the first free ``version_N`` after all that are in ``parent``."""
+def version_names(parent: Path) -> Iterator[str]:
+    """Yield ``version_N``, beginning after all that are in ``parent``."""
     taken = [int(p.name[8:]) for p in parent.glob("version_*") if p.name[8:].isdigit()]
-    return f"version_{max(taken, default=-1) + 1}"
+    return (f"version_{number}" for number in itertools.count(max(taken, default=-1) + 1))
+
+
+def new_directory(parent: Path, names: Iterable[str]) -> Path:
+    """Make the first of the directories that is not there, and return it: runs that begin at once have one each.
+
+    One that cannot be made is returned too; who writes there finds out.
+    """
+    for name in names:
+        try:
+            (parent / name).mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError:
+            pass
+        return parent / name
+    raise AssertionError("names end")
 
 
 def write_atomically(path: Path, text: str) -> None:

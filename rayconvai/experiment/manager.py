@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import shutil
@@ -29,7 +30,7 @@ from rayconvai.experiment import provenance
 from rayconvai.experiment.checkpoint import Checkpoints
 from rayconvai.experiment.hyperparameters import Reoptimize
 from rayconvai.experiment.interrupt import StopOnSignal
-from rayconvai.experiment.layout import RunLayout, next_version
+from rayconvai.experiment.layout import RunLayout, new_directory, version_names
 from rayconvai.experiment.loggers import RunTensorBoardLogger, RunWandbLogger
 from rayconvai.experiment.options import CheckpointParams, ExpManagerConfig, OptionError, options
 from rayconvai.experiment.record import MetricsRecord, RecordEpochs
@@ -127,8 +128,9 @@ def run_directory(config: ExpManagerConfig) -> Path:
     if config.resume_if_exists:
         return parent
     if not config.use_datetime_version:
-        return parent / next_version(parent)
-    return parent / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+        return new_directory(parent, version_names(parent))
+    now = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    return new_directory(parent, itertools.chain([now], (f"{now}_{number}" for number in itertools.count(1))))
 
 
 def _agree(trainer: Trainer, decide: Callable[[], str], what: str = "") -> str:

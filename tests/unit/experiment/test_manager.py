@@ -84,6 +84,10 @@ def test_numbered_versions_count_up(make_trainer: Make, tmp_path: Path) -> None:
     assert [exp_manager(make_trainer(), options).name for _ in range(3)] == ["version_0", "version_1", "version_2"]
 
 
+def test_runs_of_the_same_second_have_directories_of_their_own(make_trainer: Make, tmp_path: Path) -> None:
+    assert len({exp_manager(make_trainer(), {"exp_dir": str(tmp_path)}) for _ in range(5)}) == 5
+
+
 def test_nulls_are_defaults(run: Callable[..., Any], tmp_path: Path) -> None:
     """As in the sections of NeMo's users, who must set one null to have the other."""
     nulls = dict.fromkeys(("exp_dir", "version", "summary_writer_kwargs", "wandb_logger_kwargs", "files_to_copy"))
