@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -20,6 +21,7 @@ from rayconvai.core.schedules import check_schedule
 from rayconvai.errors import ConfigError, nearest
 
 _SEEDS = 2**32
+_OTHER_KEY = re.compile(r"\$\{[\w.]+\}")
 _NODES = ("model", "tokenizer", "data")
 _OWNED = {
     "logger": "the experiment manager makes loggers; see exp_manager.create_tensorboard_logger",
@@ -95,6 +97,18 @@ def known_keys(config: DictConfig) -> set[str]:
             with contextlib.suppress(ConfigError):  # a wrong target is reported where the node is checked
                 keys.update(f"{key}.{parameter}" for parameter in parameters(section[TARGET]))
     return {key for key in keys if not key.endswith(TARGET)}
+
+
+def interpolations(config: DictConfig) -> dict[str, str]:
+    """Return the keys that are another key's by interpolation, ``{"data.augment": "${augment.waveform}"}``: what a
+    resolved config no longer shows."""
+    found = {}
+    for key in _keys_of(config, ""):
+        parent, _, name = key.rpartition(".")
+        node: Any = _value(config, parent)._get_node(name) if parent else config._get_node(name)
+        if node is not None and node._is_interpolation() and _OTHER_KEY.fullmatch(str(node._value())):
+            found[key] = str(node._value())
+    return found
 
 
 def nearest_full_key(key: str, config: DictConfig, but: Sequence[str] = ()) -> str:

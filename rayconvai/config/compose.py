@@ -20,12 +20,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 import rayconvai
-from rayconvai.config.check import check, complete, known_keys, nearest_full_key, run_defaults
+from rayconvai.config.check import check, complete, interpolations, known_keys, nearest_full_key, run_defaults
 from rayconvai.config.overrides import Split, parse, split
 from rayconvai.config.sources import RUN_DEFAULTS, chosen, explain, group_names, locate, recipes
 from rayconvai.errors import ConfigError
 
-__all__ = ["Composer", "check", "compose", "config_root", "register"]
+__all__ = ["Composer", "check", "compose", "config_root", "interpolations", "register"]
 
 
 def config_root() -> Path:

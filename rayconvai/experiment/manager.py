@@ -73,6 +73,7 @@ def exp_manager(trainer: Trainer, cfg: ExpManagerConfig | DictConfig | Mapping[s
     resume_from = _agree(trainer, lambda: str(choose_checkpoint(config, checkpoints) or ""), "CHECKPOINT")
     if trainer.is_global_zero:
         _begin(layout, config, checkpoints)
+        provenance.record(layout, **provenance.collect(trainer), resumed_from=resume_from or None)
     if vars(trainer)["fast_dev_run"]:
         log.info("fast_dev_run: no loggers, no checkpoints")
         return layout.root
@@ -178,7 +179,6 @@ def _begin(layout: RunLayout, config: ExpManagerConfig, checkpoints: Path) -> No
         logger.addHandler(handler)
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.INFO)
-    provenance.record(layout, **provenance.collect())
 
 
 class _RunLog(logging.FileHandler):

@@ -36,6 +36,7 @@ from rayconvai.sweep.reports import Report, Reports
 from rayconvai.sweep.state import Attempt, trial_dir, trial_name
 from rayconvai.sweep.verdict import judge
 from rayconvai.train.fit import fit
+from rayconvai.train.ray_facts import ray_facts
 from rayconvai.train.runtime import Runtime
 
 
@@ -238,6 +239,7 @@ class _Here:
             devices=1,
             callbacks=[self.reports],
             progress=False,
+            facts={"ray": ray_facts(trial=trial_name(attempt.number))},
         )
         # The process of an attempt before this one may still be about to notice that its sweep has gone.
         with RunLayout(run_dir).locked():

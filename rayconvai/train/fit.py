@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from rayconvai.config.compose import check
+from rayconvai.config.compose import check, interpolations
 from rayconvai.core.build import build
 from rayconvai.core.data_module import DataModule
 from rayconvai.core.model import Model, build_model
@@ -72,7 +72,8 @@ def fit(config: DictConfig, runtime: Runtime | None = None) -> FitResult:
         if trainer.is_global_zero:
             write_atomically(layout.config, OmegaConf.to_yaml(config, resolve=True))
             write_atomically(layout.overrides, OmegaConf.to_yaml(OmegaConf.create(list(runtime.overrides))))
-            record(layout, seed=config.seed, data=data.fingerprint(), parameters=model.num_weights)
+            facts = {"seed": config.seed, "data": data.fingerprint(), "parameters": model.num_weights}
+            record(layout, **facts, interpolations=interpolations(config), **runtime.facts)
         trainer.fit(model, datamodule=data)
     except Interrupted as stop:
         stop.run_dir = layout.root

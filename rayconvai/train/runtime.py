@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
 from lightning.pytorch import Callback
@@ -28,5 +29,7 @@ class Runtime:
     go_on: bool = False
     """Go on from the newest checkpoint in the run's directory, if there is one, whatever the config says: workers that
     died are started again."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What is known of the place and goes into the run's provenance.json, such as Ray's nodes."""
     progress: bool = True
     """Show progress bars and the model's summary."""

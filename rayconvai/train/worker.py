@@ -33,6 +33,7 @@ from rayconvai.experiment.layout import RunLayout
 from rayconvai.experiment.record import OF_A_LINE, MetricsRecord
 from rayconvai.experiment.storage import find_last, read_stamps
 from rayconvai.train.finish import train
+from rayconvai.train.ray_facts import ray_facts
 from rayconvai.train.runtime import Runtime
 from rayconvai.train.strategies import worker_strategy
 
@@ -73,6 +74,8 @@ def work(job: Job, line: Any) -> dict[str, Any]:
             torch.set_num_threads(max(1, int(taken.cpus)))
             again = rank == 0 and _begin(job, line)
 
+            facts = {"ray": ray_facts()}
+
             def place(*callbacks: Callback) -> Runtime:
                 return Runtime(
                     run_dir=Path(job.run_dir),
@@ -82,6 +85,7 @@ def work(job: Job, line: Any) -> dict[str, Any]:
                     strategy=worker_strategy(job.config.trainer.strategy),
                     plugins=[RayLightningEnvironment()],  # type: ignore[no-untyped-call]
                     callbacks=callbacks,
+                    facts=facts,
                     progress=False,
                     go_on=again,
                 )

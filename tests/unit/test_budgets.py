@@ -176,7 +176,8 @@ def test_ray_stays_in_its_rooms() -> None:
         for _, source, _ in module.imports()
         if source.split(".")[0] == "ray" and module.room != "sweep"
     }
-    assert users <= {f"train/{name}.py" for name in ("cluster", "launch", "line", "strategies", "worker")}
+    names = ("cluster", "launch", "lean", "line", "ray_facts", "strategies", "worker")
+    assert users <= {f"train/{name}.py" for name in names}
 
 
 def test_only_the_import_guard_catches_import_errors() -> None:
