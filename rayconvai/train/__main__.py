@@ -1,4 +1,7 @@
-"""``python -m rayconvai.train --config-name RECIPE [KEY=VALUE ...]``: train one model; Hydra's own flags work too."""
+"""``python -m rayconvai.train --config-name RECIPE [KEY=VALUE ...]``: train one model; Hydra's own flags work too.
+
+``--rerun RUN_DIR [KEY=VALUE ...]`` trains what a run's directory holds once more, and compares.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -23,6 +27,9 @@ from rayconvai.config.check import complete, resources
 from rayconvai.config.compose import Composer, config_root
 from rayconvai.config.overrides import Split, parse, quote
 from rayconvai.errors import ConfigError, RayconvaiError, run_cli
+
+if TYPE_CHECKING:
+    from rayconvai.train.rerun import RecordedRun
 
 _NAME = "python -m rayconvai.train"
 
@@ -37,8 +44,12 @@ class _Stop(BaseException):
 def main() -> int:
     """Check every run that the command line asks for, then let Hydra do what it asks."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves its errors to us
-    arguments = get_args_parser().parse_intermixed_args()  # flags may stand among the overrides
-    flags = _without(sys.argv[1:], arguments.overrides)
+    flag = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    flag.add_argument("--rerun", nargs="?", const="", metavar="RUN_DIR")
+    asked, tokens = flag.parse_known_args()
+    arguments = get_args_parser().parse_intermixed_args(tokens)  # flags may stand among the overrides
+    flags = _without(tokens, arguments.overrides)
+    recorded = None if asked.rerun is None else _recorded(asked.rerun, arguments, flags)
     if arguments.config_path is not None:
         raise ConfigError("--config-path is not supported; add a directory of your own recipes with --config-dir")
     if arguments.resolve and not (arguments.cfg or arguments.help):
@@ -55,13 +66,21 @@ def main() -> int:
         if arguments.config_name is None:
             raise ConfigError(f"no recipe: give --config-name; recipes: {', '.join(composer.recipes())}")
         lines = composer.split(allow_sweeps=arguments.multirun)
+        if recorded and lines.groups:
+            raise ConfigError(
+                f"--rerun: a recorded config has no groups to choose {lines.groups[0]!r} of; set its keys"
+            )
         settings += _check_all(arguments, composer, lines, directories)
     given = [override.key_or_group for override in parse(lines.groups)]
     settings = [line for line in settings if line.partition("=")[0] not in given]
     # Flags come last: --info alone would take what follows for its value.
     sys.argv[1:] = [*settings, *lines.groups, *lines.values, *flags]
+
+    def task(composed: DictConfig) -> None:
+        _task(composed, recorded)
+
     try:
-        hydra.main(config_path=str(config_root()), config_name=None, version_base="1.3")(_task)()
+        hydra.main(config_path=str(config_root()), config_name=None, version_base="1.3")(task)()
     except _Stop as stop:
         raise stop.error from stop.error.__cause__
     except HydraException as error:
@@ -69,31 +88,48 @@ def main() -> int:
     return 0
 
 
-def _task(composed: DictConfig) -> None:
+def _recorded(directory: str, arguments: argparse.Namespace, flags: list[str]) -> RecordedRun:
+    """Read the run that is to be had once more, and let Hydra compose its config."""
+    from rayconvai.train.rerun import read_run  # torch: --help need not load it
+
+    if arguments.config_name is not None or arguments.config_dir is not None:
+        raise ConfigError("--rerun takes the config from the run's directory; leave out --config-name and --config-dir")
+    recorded = read_run(Path(directory))
+    recorded.take_threads()
+    arguments.config_name, arguments.config_dir = "config", directory
+    flags += ["--config-name", "config", "--config-dir", directory]
+    arguments.overrides[:0] = recorded.overrides()
+    return recorded
+
+
+def _task(composed: DictConfig, recorded: RecordedRun | None) -> None:
     """Train the run that Hydra composed; with -m, in the directory that Hydra has made for it."""
     config = complete(composed)
     OmegaConf.set_struct(config, True)
     job = HydraConfig.get()
     run_dir = Path(job.runtime.output_dir) if job.mode == RunMode.MULTIRUN else None
     try:
-        _train(config, [line.removeprefix("++") for line in job.overrides.task], run_dir)
+        _train(config, [line.removeprefix("++") for line in job.overrides.task], run_dir, recorded)
     except RayconvaiError as error:
         raise _Stop(error) from error
 
 
-def _train(config: DictConfig, overrides: list[str], run_dir: Path | None) -> None:
+def _train(config: DictConfig, overrides: list[str], run_dir: Path | None, recorded: RecordedRun | None) -> None:
     from rayconvai.experiment.interrupt import Interrupted  # data, audio, checkpoints: --help need not load them
     from rayconvai.train.finish import train
     from rayconvai.train.fit import process_rank
     from rayconvai.train.runtime import Runtime
 
+    runtime = Runtime(run_dir=run_dir, overrides=overrides)
+    if recorded:
+        runtime = recorded.runtime(runtime, config)
     try:
         if resources(config).has_workers:
             from rayconvai.train.launch import train_with_workers
 
-            outcome = train_with_workers(config, overrides, run_dir)
+            outcome = train_with_workers(config, runtime)
         else:
-            outcome = train(config, Runtime(run_dir=run_dir, overrides=overrides), Runtime(progress=False))
+            outcome = train(config, runtime, Runtime(progress=False))
     except Interrupted as stop:
         if stop.checkpoint is not None and not process_rank():
             print(f"interrupted; to go on: {_to_go_on(str(stop.run_dir))}", file=sys.stderr)
@@ -104,6 +140,8 @@ def _train(config: DictConfig, overrides: list[str], run_dir: Path | None) -> No
         print(f"artefact: {outcome.artefact}")
     for name, value in sorted(outcome.metrics.items()):
         print(f"{name}: {value:.4g}")
+    if recorded:
+        print(recorded.compare(outcome.run_dir))
     print(f"run: {outcome.run_dir}")
 
 
@@ -139,7 +177,10 @@ def _points(lines: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 
 def _help(composer: Composer) -> list[str]:
-    header = f"{_NAME} --config-name RECIPE [KEY=VALUE ...] trains one model."
+    header = (
+        f"{_NAME} --config-name RECIPE [KEY=VALUE ...] trains one model;\n"
+        f"{_NAME} --rerun RUN_DIR [KEY=VALUE ...] trains what a run's directory holds once more, and compares."
+    )
     footer = f"Recipes: {', '.join(composer.recipes())}. Every key of one: {_NAME} --config-name RECIPE --cfg job"
     return [f"hydra.help.header={quote(header)}", f"hydra.help.footer={quote(footer)}"]
 

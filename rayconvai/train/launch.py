@@ -9,7 +9,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from rayconvai.train.cluster import check_room, groups_of_job, ray_cluster, remo
 from rayconvai.train.finish import Outcome
 from rayconvai.train.lean import LeanTrainer
 from rayconvai.train.line import TAKEN_AWAY, Failures, Line, death
+from rayconvai.train.runtime import Runtime
 from rayconvai.train.strategies import worker_strategy
 from rayconvai.train.worker import LOOK_SECONDS, Job, work
 
@@ -41,13 +42,13 @@ _STARTS = 30
 """How often the cluster may have no room for the workers, a minute each, when they are to start again."""
 
 
-def train_with_workers(config: DictConfig, overrides: Sequence[str], run_dir: Path | None) -> Outcome:
+def train_with_workers(config: DictConfig, runtime: Runtime) -> Outcome:
     """Train on the Ray cluster that RAY_ADDRESS names, else on a local one that is started and ended.
 
     Raises:
         ClusterError: it cannot be joined; and as ``launch`` does.
     """
-    section = options(config.exp_manager)
+    section, run_dir = options(config.exp_manager), runtime.run_dir
     if in_ray_job() and run_dir is None and not _is_absolute(section.explicit_log_dir or section.exp_dir or ""):
         raise ConfigError(
             "exp_manager.exp_dir must be a path that all nodes share: in a job, a relative one goes with its files"
@@ -56,8 +57,10 @@ def train_with_workers(config: DictConfig, overrides: Sequence[str], run_dir: Pa
     job = Job(
         config=config,
         run_dir=str(run_dir.absolute() if run_dir is not None else run_directory(section)),
-        overrides=tuple(overrides),
+        overrides=tuple(runtime.overrides),
         working_dir=None if in_ray_job() else os.getcwd(),
+        callbacks=partial(list, runtime.callbacks),
+        facts=runtime.facts,
     )
     with ray_cluster():
         return launch(job, say=partial(print, flush=True))

@@ -11,7 +11,7 @@ import re
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +55,8 @@ class Job:
     """Makes what listens to the run, in each worker."""
     measure: bool = True
     """Whether the best checkpoint is measured at the end and becomes an artefact, if the config says so."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What is known of the run and goes into its provenance.json."""
     began: float = field(default_factory=time.time)
 
     @property
@@ -74,7 +76,7 @@ def work(job: Job, line: Any) -> dict[str, Any]:
             torch.set_num_threads(max(1, int(taken.cpus)))
             again = rank == 0 and _begin(job, line)
 
-            facts = {"ray": ray_facts()}
+            facts = {**job.facts, "ray": ray_facts()}
 
             def place(*callbacks: Callback) -> Runtime:
                 return Runtime(

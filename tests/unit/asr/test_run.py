@@ -27,6 +27,7 @@ from rayconvai.core.model import Model
 from rayconvai.data.audio import read_audio, write_audio
 from rayconvai.errors import ArtefactError, ConfigError, DataError, InfeasibleError, RayconvaiError, StorageError
 from rayconvai.experiment.interrupt import Interrupted
+from rayconvai.train.__main__ import main
 from rayconvai.train.finish import finish
 from rayconvai.train.fit import FitResult, evaluate, fit
 from rayconvai.train.runtime import Runtime
@@ -116,6 +117,26 @@ def test_the_saved_config_makes_the_same_run(write_manifest: WriteManifest, tmp_
     again = compose("config", [], [first.run_dir])
     assert again == first.config
     assert run(again, tmp_path / "again").metrics == first.metrics
+
+
+def test_a_rerun_has_the_same_numbers_with_workers_and_augmentation_too(
+    write_manifest: WriteManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = (
+        "augment=all",
+        "data.num_workers=2",
+        "data.batch_seconds=null",
+        "data.batch_size=2",
+        "model.encoder.dropout=0.2",
+        "artefact=false",
+    )
+    first = run(
+        small(write_manifest(), *settings, "trainer.max_epochs=3", "trainer.log_every_n_steps=1"), tmp_path / "1"
+    )
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "argv", ["train", "--rerun", str(first.run_dir), f"exp_manager.exp_dir={tmp_path}"])
+    main()
+    assert f"same numbers as {first.run_dir}: 3 epochs, 6 recorded steps\n" in capsys.readouterr().out
 
 
 def test_an_artefact_holds_no_pickle_and_restores_the_same_weights(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rayconvai.errors import SweepError
+from rayconvai.errors import ConfigError, SweepError
 from rayconvai.sweep.journal import read_journal
 from rayconvai.sweep.replay import Segment, lineage, main
 from rayconvai.sweep.spec import BudgetSpec
 from rayconvai.sweep.state import SweepState
+from rayconvai.train.__main__ import main as train
 
 ByHand = Callable[..., Any]
 
@@ -111,6 +113,40 @@ def test_an_interrupted_replay_goes_on_and_another_history_is_refused(
         main([str(sweep), "--into", str(sweep)])
     with pytest.raises(SweepError, match=r"has no trial t0007; it has t0000 to t0001"):
         main([str(sweep), "t0007"])
+
+
+@pytest.fixture
+def rerun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """``python -m rayconvai.train --rerun``, in this process."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.chdir(tmp_path)
+
+    def run(run_dir: Path) -> None:
+        monkeypatch.setattr(sys, "argv", ["train", "--rerun", str(run_dir), "artefact=false"])
+        train()
+
+    return run
+
+
+def test_a_trial_that_paused_is_rerun_with_the_same_numbers(
+    tmp_path: Path, sweep_by_hand: ByHand, rerun: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = sweep_by_hand(tmp_path)
+    sweep.point(0, {"optim.lr": 0.05})
+    sweep.attempt(0, until=2)
+    sweep.attempt(0)
+    sweep.journal.close()
+    trial = sweep.settings.run_dir(0)
+    rerun(trial)
+    assert f"same numbers as {trial}: 4 epochs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("trial", ["t0000", "t0001"])
+def test_a_trial_that_took_over_is_replayed_not_rerun(
+    population: Path, trial: str, rerun: Callable[[Path], None]
+) -> None:
+    with pytest.raises(ConfigError, match=f"anew: python -m rayconvai replay {population} {trial}"):
+        rerun(population / "trials" / trial)
 
 
 def test_what_does_not_agree_is_named(
