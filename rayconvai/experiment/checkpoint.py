@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
 
-from rayconvai.errors import ConfigError, nearest
+from rayconvai.errors import ConfigError, StorageError, nearest
+from rayconvai.experiment.background import BackgroundCheckpointIO
 from rayconvai.experiment.interrupt import Interrupted, may_stop_here
 from rayconvai.experiment.options import CheckpointParams, OptionError
 from rayconvai.experiment.storage import find_last, is_sound
@@ -97,14 +99,23 @@ class Checkpoints(ModelCheckpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step != self._step_at_start:
             self._save_last(trainer)
+        _wait(trainer)
+        # The first rank writes, and any may read now.
+        trainer.strategy.barrier()
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         # Only such an interruption comes between steps; any other exception may have torn one in two.
         if isinstance(exception, Interrupted) and not exception.at_once and self.save_last:
             self._save_last(trainer)
+            _wait(trainer)
             exception.checkpoint = Path(self.last_model_path)
             log.warning("stopped; checkpoint: %s", exception.checkpoint)
+            return
+        try:
+            _wait(trainer)
+        except StorageError as error:  # the other one is what ends the run
+            log.error("%s", error)
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -126,6 +137,20 @@ class Checkpoints(ModelCheckpoint):
     def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
         newest = find_last(str(self.dirpath), set_aside=trainer.is_global_zero)
         return {str(newest)} if newest else set()
+
+    @override
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        writer = trainer.strategy.checkpoint_io
+        with writer.in_background() if isinstance(writer, BackgroundCheckpointIO) else nullcontext():
+            super()._save_checkpoint(trainer, filepath)
+
+    @override
+    def file_exists(self, filepath: str | Path, trainer: Trainer) -> bool:
+        writer = trainer.strategy.checkpoint_io
+        if not isinstance(writer, BackgroundCheckpointIO):
+            return super().file_exists(filepath, trainer)
+        there = trainer.is_global_zero and writer.has(filepath)
+        return trainer.strategy.reduce_boolean_decision(there, all=False)
 
     def _save(self, trainer: Trainer, *, rank: bool) -> None:
         if rank:
@@ -159,6 +184,12 @@ class Checkpoints(ModelCheckpoint):
     def _should_remove_checkpoint(self, trainer: Trainer, previous: str, current: str) -> bool:
         # Lightning would keep the checkpoint that the run went on from for ever.
         return previous != current and Path(str(self.dirpath)).absolute() in Path(previous).absolute().parents
+
+
+def _wait(trainer: Trainer) -> None:
+    writer = trainer.strategy.checkpoint_io
+    if isinstance(writer, BackgroundCheckpointIO):
+        writer.wait()
 
 
 def _duration(text: str | None) -> timedelta | None:

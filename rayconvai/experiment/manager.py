@@ -27,6 +27,7 @@ from rayconvai.errors import (
     StorageError,
 )
 from rayconvai.experiment import provenance
+from rayconvai.experiment.background import BackgroundCheckpointIO
 from rayconvai.experiment.checkpoint import Checkpoints
 from rayconvai.experiment.hyperparameters import Reoptimize
 from rayconvai.experiment.interrupt import StopOnSignal
@@ -35,7 +36,7 @@ from rayconvai.experiment.loggers import RunTensorBoardLogger, RunWandbLogger
 from rayconvai.experiment.options import CheckpointParams, ExpManagerConfig, OptionError, options
 from rayconvai.experiment.record import MetricsRecord, RecordEpochs
 from rayconvai.experiment.resume import EpochMeans, ExactResume, choose_checkpoint
-from rayconvai.experiment.storage import AtomicCheckpointIO, remove_half_written, steps_taken
+from rayconvai.experiment.storage import remove_half_written, steps_taken
 
 __all__ = ["CheckpointParams", "ExpManagerConfig", "OptionError", "close", "exp_manager", "run_directory"]
 
@@ -80,7 +81,7 @@ def exp_manager(trainer: Trainer, cfg: ExpManagerConfig | DictConfig | Mapping[s
     _add_loggers(trainer, config, layout, resume_from)
     _add_callbacks(trainer, config, layout, checkpoints)
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        trainer.strategy.checkpoint_io = BackgroundCheckpointIO()
     if resume_from:
         trainer.ckpt_path = resume_from
         log.info("resuming from %s", resume_from)
