@@ -9,7 +9,10 @@ from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from typing_extensions import override
 
 
-class LeanTrainer(TorchTrainer):
+_Trainer: Any = TorchTrainer  # its types are those of Train's first version
+
+
+class LeanTrainer(_Trainer):  # type: ignore[misc]
     """Starts no process for Ray Data, which we do not use; none that frees the workers' room when Train's controller
     dies, which works on clusters with a dashboard only, and which the launcher does; and none that tells an autoscaler
     of workers whose number is fixed: it sees that they wait."""
@@ -26,7 +29,7 @@ class LeanTrainer(TorchTrainer):
         return super()._initialize_and_run_controller(**settings)
 
 
-class _Unannounced(FixedScalingPolicy):  # type: ignore[misc]
+class _Unannounced(FixedScalingPolicy):
     @override
     def after_controller_start(self, train_run_context: Any) -> None: ...
 
