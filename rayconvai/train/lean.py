@@ -8,7 +8,6 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from typing_extensions import override
 
-
 _Trainer: Any = TorchTrainer  # its types are those of Train's first version
 
 
