@@ -16,11 +16,6 @@ from rayconvai.errors import StorageError
 MARKER = "complete.json"
 
 
-def cache_root(cache_dir: str | Path | None = None) -> Path:
-    """Return ``cache_dir``, else $RAYCONVAI_CACHE, else ~/.cache/rayconvai."""
-    return Path(cache_dir or os.environ.get("RAYCONVAI_CACHE") or "~/.cache/rayconvai").expanduser().absolute()
-
-
 def make_once(directory: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """Let ``make`` fill ``directory``, unless it has already been filled and is still whole.
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from rayconvai.data.cache import cache_root, make_once
+from rayconvai.data.cache import make_once
 from rayconvai.data.manifest import Manifest
 from rayconvai.errors import ConfigError, DataError
+from rayconvai.places import cache_root
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import numpy as np
 import soundfile
 from rich.progress import track
 
-from rayconvai.data.cache import cache_root
 from rayconvai.errors import DataError
+from rayconvai.places import cache_root
 
 SILENT_PEAK = 2.0**-14
 """Two steps of 16-bit audio: dither and codec noise stay below, the quietest usable recording far above."""

@@ -16,12 +16,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from rayconvai.data.cache import cache_root, make_once
+from rayconvai.data.cache import make_once
 from rayconvai.data.corpus import Splits
 from rayconvai.data.espeak import SAMPLE_RATE, Samples, Synthesizer, to_int16, wheel_version
 from rayconvai.data.manifest import Manifest
 from rayconvai.data.sentences import Kind, Split, pick, texts
 from rayconvai.errors import ConfigError, nearest
+from rayconvai.places import cache_root
 
 VERSION = 2
 """Of what is made here: a change to any byte of the corpus is a new version."""

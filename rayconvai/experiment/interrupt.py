@@ -27,7 +27,7 @@ class Interrupted(SystemExit):
         self.signal = signal.Signals(number)
         self.at_once = at_once
         """It stopped in the middle of a step, from which no checkpoint may be made."""
-        self.run_dir: Path | None = None
+        self.run_dir: str | Path | None = None
         self.checkpoint: Path | None = None
         """What the run can go on from; None if it keeps no last checkpoint."""
 

@@ -6,7 +6,7 @@ import fcntl
 import itertools
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,25 +103,29 @@ class RunLayout:
         return target
 
 
-def version_names(parent: Path) -> Iterator[str]:
-    """Yield ``version_N``, beginning after all that are in ``parent``."""
-    taken = [int(p.name[8:]) for p in parent.glob("version_*") if p.name[8:].isdigit()]
+def version_names(there: Iterable[str]) -> Iterator[str]:
+    """Yield ``version_N``, beginning after all that are there."""
+    taken = [int(name[8:]) for name in there if name.startswith("version_") and name[8:].isdigit()]
     return (f"version_{number}" for number in itertools.count(max(taken, default=-1) + 1))
 
 
-def new_directory(parent: Path, names: Iterable[str]) -> Path:
+def new_directory(parent: str, names: Callable[[Iterable[str]], Iterable[str]]) -> str:
     """Make the first of the directories that is not there, and return it: runs that begin at once have one each.
 
     One that cannot be made is returned too; who writes there finds out.
+
+    Args:
+        parent: where it is made.
+        names: is given the names that are there.
     """
-    for name in names:
+    for name in names(path.name for path in Path(parent).glob("*")):
         try:
-            (parent / name).mkdir(parents=True)
+            Path(parent, name).mkdir(parents=True)
         except FileExistsError:
             continue
         except OSError:
             pass
-        return parent / name
+        return os.path.join(parent, name)
     raise AssertionError("names end")
 
 

@@ -33,12 +33,14 @@ from rayconvai.experiment.hyperparameters import Reoptimize
 from rayconvai.experiment.interrupt import StopOnSignal
 from rayconvai.experiment.layout import RunLayout, new_directory, version_names
 from rayconvai.experiment.loggers import RunTensorBoardLogger, RunWandbLogger
+from rayconvai.experiment.mirror import Mirror, Mirrored, new_address
 from rayconvai.experiment.options import CheckpointParams, ExpManagerConfig, OptionError, options
 from rayconvai.experiment.record import MetricsRecord, RecordEpochs
 from rayconvai.experiment.resume import EpochMeans, ExactResume, choose_checkpoint
 from rayconvai.experiment.storage import remove_half_written, steps_taken
+from rayconvai.places import is_address, working_copy
 
-__all__ = ["CheckpointParams", "ExpManagerConfig", "OptionError", "close", "exp_manager", "run_directory"]
+__all__ = ["CheckpointParams", "ExpManagerConfig", "OptionError", "close", "exp_manager", "run_place"]
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ def exp_manager(trainer: Trainer, cfg: ExpManagerConfig | DictConfig | Mapping[s
         cfg: the options; the keys are those of ``ExpManagerConfig``.
 
     Returns:
-        The run's directory, the same on every rank.
+        The run's directory, the same on every rank; where it is to be in a bucket, its working copy here.
 
     Raises:
         OptionError: an option that does not exist or has a wrong value (an OmegaConfBaseException too).
@@ -69,7 +71,9 @@ def exp_manager(trainer: Trainer, cfg: ExpManagerConfig | DictConfig | Mapping[s
     """
     config = options(cfg)
     _check_conflicts(trainer, config)
-    layout = RunLayout(Path(_agree(trainer, lambda: str(_directory(trainer, config)))))
+    place = _agree(trainer, lambda: _place(trainer, config))
+    layout = RunLayout(working_copy(place))
+    mirror = _fetched(trainer, place) if is_address(place) else None
     checkpoints = Path(config.checkpoint_callback_params.dirpath or layout.checkpoints)
     resume_from = _agree(trainer, lambda: str(choose_checkpoint(config, checkpoints) or ""), "CHECKPOINT")
     if trainer.is_global_zero:
@@ -85,15 +89,25 @@ def exp_manager(trainer: Trainer, cfg: ExpManagerConfig | DictConfig | Mapping[s
     if resume_from:
         trainer.ckpt_path = resume_from
         log.info("resuming from %s", resume_from)
+    if mirror is not None and trainer.is_global_zero:
+        mirror.start()
+        _callbacks(trainer).append(Mirrored(mirror))
     return layout.root
 
 
 def close(trainer: Trainer) -> None:
-    """End the loggers that ``exp_manager`` gave a trainer: their files are complete then."""
+    """End the loggers that ``exp_manager`` gave a trainer: their files are complete then, in the bucket too.
+
+    Raises:
+        StorageError: the bucket of the run did not take all for too long.
+    """
     for logger in trainer.loggers:
         if isinstance(logger, (MetricsRecord, RunTensorBoardLogger, RunWandbLogger)):
             logger.close()
     _detach_log()
+    for callback in _callbacks(trainer):
+        if isinstance(callback, Mirrored):
+            callback.mirror.close()
 
 
 def _check_conflicts(trainer: Trainer, config: ExpManagerConfig) -> None:
@@ -114,25 +128,43 @@ def _check_conflicts(trainer: Trainer, config: ExpManagerConfig) -> None:
         )
 
 
-def _directory(trainer: Trainer, config: ExpManagerConfig) -> Path:
+def _place(trainer: Trainer, config: ExpManagerConfig) -> str:
     if trainer.loggers:
-        return Path(trainer.log_dir or trainer.default_root_dir).absolute()
-    return run_directory(config)
+        return os.path.abspath(trainer.log_dir or trainer.default_root_dir)
+    return run_place(config)
 
 
-def run_directory(config: ExpManagerConfig) -> Path:
-    """Return the directory that a run with these options takes, were it to begin now."""
+def run_place(config: ExpManagerConfig) -> str:
+    """Return the directory, or the address, that a run with these options takes, were it to begin now."""
     if config.explicit_log_dir is not None:
-        return Path(config.explicit_log_dir).absolute()
-    parent = Path(config.exp_dir or "runs", config.name or "default").absolute()
+        return _absolute(config.explicit_log_dir)
+    parent = f"{_absolute(config.exp_dir or 'runs')}/{config.name or 'default'}"
     if config.version is not None:
-        return parent / str(config.version)
+        return f"{parent}/{config.version}"
     if config.resume_if_exists:
         return parent
+    new = new_address if is_address(parent) else new_directory
     if not config.use_datetime_version:
-        return new_directory(parent, version_names(parent))
+        return new(parent, version_names)
     now = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    return new_directory(parent, itertools.chain([now], (f"{now}_{number}" for number in itertools.count(1))))
+    return new(parent, lambda _: itertools.chain([now], (f"{now}_{number}" for number in itertools.count(1))))
+
+
+def _absolute(place: str) -> str:
+    return place.rstrip("/") if is_address(place) else os.path.abspath(place)
+
+
+def _fetched(trainer: Trainer, address: str) -> Mirror:
+    """Return the mirror of a run in a bucket, with its working copy made; the first rank does so for its machine."""
+    mirror = Mirror(address)
+    if trainer.is_global_zero:
+        mirror.probe()
+        mirror.pull()
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+    if not trainer.is_global_zero:
+        mirror.pull(whole=False)
+    return mirror
 
 
 def _agree(trainer: Trainer, decide: Callable[[], str], what: str = "") -> str:

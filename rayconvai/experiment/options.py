@@ -45,6 +45,8 @@ class CheckpointParams:
     def __post_init__(self) -> None:
         if self.mode not in ("min", "max"):
             raise OptionError(f"checkpoint_callback_params.mode is {self.mode!r}; it must be min or max")
+        if "://" in (self.dirpath or ""):
+            raise OptionError("checkpoint_callback_params.dirpath is an address; for a bucket, set exp_manager.exp_dir")
         if self.save_top_k < -1:
             raise OptionError(f"checkpoint_callback_params.save_top_k is {self.save_top_k}; it must be -1 or more")
         for key in ("every_n_epochs", "every_n_train_steps"):
@@ -58,9 +60,10 @@ class ExpManagerConfig:
     """What ``exp_manager`` does for a run."""
 
     explicit_log_dir: str | None = None
-    """The run's directory itself; exp_dir, name and version are then left alone."""
+    """The run's directory itself, or its address in a bucket; exp_dir, name and version are then left alone."""
     exp_dir: str | None = None
-    """The run's directory is exp_dir/name/version; `runs` unless given."""
+    """The run's directory is exp_dir/name/version; `runs` unless given. An address (s3://bucket/runs) puts it in a
+    bucket: the run works in a copy in the cache, and what changes is sent while it trains."""
     name: str | None = None
     version: str | int | None = None
     """With resume_if_exists, exp_dir/name is the directory unless a version is given."""

@@ -16,6 +16,7 @@ from lightning.pytorch.loops.loop import _Loop
 from typing_extensions import override
 
 from rayconvai.errors import CheckpointError, NotFoundError
+from rayconvai.experiment.mirror import fetched_file
 from rayconvai.experiment.options import ExpManagerConfig
 from rayconvai.experiment.storage import find_last
 
@@ -37,9 +38,9 @@ def choose_checkpoint(config: ExpManagerConfig, directory: Path, *, set_aside: b
         if (last := find_last(directory, set_aside=set_aside)) is not None:
             return last
     if config.resume_from_checkpoint is not None:
-        given = Path(config.resume_from_checkpoint)
+        given = fetched_file(config.resume_from_checkpoint)
         if not given.is_file():
-            raise NotFoundError(f"exp_manager.resume_from_checkpoint: no such file: {given}")
+            raise NotFoundError(f"exp_manager.resume_from_checkpoint: no such file: {config.resume_from_checkpoint}")
         return given
     if config.resume_if_exists and not config.resume_ignore_no_checkpoint:
         raise NotFoundError(

@@ -19,10 +19,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import chain
-from typing import Any
 
-from rayconvai._optional import require
 from rayconvai.errors import StorageError, SweepError
+from rayconvai.places import open_address, words
 from rayconvai.sweep.store import Holder, Segment, refusal
 
 RENEW_SECONDS = 15.0
@@ -31,7 +30,6 @@ MERGE = 500
 """So many objects of one record become one."""
 SEALED = 20_000
 """An object of so many records, and all before it, are merged no more."""
-_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 
 
 @dataclass(frozen=True)
@@ -53,14 +51,7 @@ class Bucket:
 
     def __init__(self, url: str) -> None:
         self.place = url.rstrip("/")
-        scheme = url.partition("://")[0]
-        if scheme in _PACKAGES:
-            require(_PACKAGES[scheme], extra="cloud")
-        fsspec: Any = require("fsspec", extra="cloud")
-        try:
-            self.fs, root = fsspec.core.url_to_fs(self.place, use_listings_cache=False, skip_instance_cache=True)
-        except ValueError as error:
-            raise SweepError(f"{url}: {error}") from error
+        self.fs, root = open_address(self.place)
         self.root = f"{root}/journal"
         self._token = uuid.uuid4().hex
         self._holder = Holder.here()
@@ -158,7 +149,7 @@ class Bucket:
         except Exception as error:
             there = self._find(name)
             if there is None:
-                raise StorageError(f"the journal in {self.place} cannot be written: {_words(error)}") from error
+                raise StorageError(f"the journal in {self.place} cannot be written: {words(error)}") from error
             if there != data:  # else a request that was sent twice
                 raise refusal(self.place, None, "it has written where this one would have") from error
 
@@ -191,7 +182,7 @@ class Bucket:
         except Exception as error:
             if done == "read" and isinstance(error, FileNotFoundError):
                 raise
-            raise StorageError(f"the journal in {self.place} cannot be {done}: {_words(error)}") from error
+            raise StorageError(f"the journal in {self.place} cannot be {done}: {words(error)}") from error
 
     def _lease(self) -> _Lease | None:
         data = self._find("lease.json")
@@ -247,10 +238,6 @@ def _tail(segments: Sequence[Segment]) -> Sequence[Segment]:
     while start and _last(segments[start - 1]) - _first(segments[start - 1]) + 1 < SEALED:
         start -= 1
     return segments[start:]
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _is_alive(pid: int) -> bool:

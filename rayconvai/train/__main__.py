@@ -27,11 +27,13 @@ from rayconvai.config.check import complete, resources
 from rayconvai.config.compose import Composer, config_root
 from rayconvai.config.overrides import Split, parse, quote
 from rayconvai.errors import ConfigError, RayconvaiError, run_cli
+from rayconvai.places import is_address
 
 if TYPE_CHECKING:
     from rayconvai.train.rerun import RecordedRun
 
 _NAME = "python -m rayconvai.train"
+_DIRECTORIES = ("--config-dir", "-cd", "--rerun")
 
 
 class _Stop(BaseException):
@@ -44,6 +46,7 @@ class _Stop(BaseException):
 def main() -> int:
     """Check every run that the command line asks for, then let Hydra do what it asks."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves its errors to us
+    sys.argv[1:] = _fetched(sys.argv[1:])
     flag = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     flag.add_argument("--rerun", nargs="?", const="", metavar="RUN_DIR")
     asked, tokens = flag.parse_known_args()
@@ -88,6 +91,18 @@ def main() -> int:
     return 0
 
 
+def _fetched(tokens: list[str]) -> list[str]:
+    """Return the command line with the working copy of a run in a bucket where its address was."""
+    asked = [None, *tokens][:-1]
+    if not any(is_address(token) for before, token in zip(asked, tokens, strict=True) if before in _DIRECTORIES):
+        return tokens
+    from rayconvai.experiment.mirror import fetched  # torch: --help need not load it
+
+    return [
+        str(fetched(token)) if before in _DIRECTORIES else token for before, token in zip(asked, tokens, strict=True)
+    ]
+
+
 def _recorded(directory: str, arguments: argparse.Namespace, flags: list[str]) -> RecordedRun:
     """Read the run that is to be had once more, and let Hydra compose its config."""
     from rayconvai.train.rerun import read_run  # torch: --help need not load it
@@ -116,6 +131,7 @@ def _task(composed: DictConfig, recorded: RecordedRun | None) -> None:
 
 def _train(config: DictConfig, overrides: list[str], run_dir: Path | None, recorded: RecordedRun | None) -> None:
     from rayconvai.experiment.interrupt import Interrupted  # data, audio, checkpoints: --help need not load them
+    from rayconvai.experiment.mirror import lasting
     from rayconvai.train.finish import train
     from rayconvai.train.fit import process_rank
     from rayconvai.train.runtime import Runtime
@@ -137,12 +153,12 @@ def _train(config: DictConfig, overrides: list[str], run_dir: Path | None, recor
     if process_rank():
         return
     if outcome.artefact is not None:
-        print(f"artefact: {outcome.artefact}")
+        print(f"artefact: {lasting(outcome.artefact)}")
     for name, value in sorted(outcome.metrics.items()):
         print(f"{name}: {value:.4g}")
     if recorded:
         print(recorded.compare(outcome.run_dir))
-    print(f"run: {outcome.run_dir}")
+    print(f"run: {lasting(outcome.run_dir)}")
 
 
 def _to_go_on(run: str) -> str:
@@ -161,6 +177,8 @@ def _check_all(arguments: argparse.Namespace, composer: Composer, lines: Split, 
     points = Composer(composer.recipe, (), directories)
     configs = [points.compose(point) for point in _points((*lines.groups, *lines.values))]
     first = configs[0]
+    if is_address(first.exp_manager.exp_dir or ""):
+        raise ConfigError("-m keeps its runs in directories; for a bucket, make it a sweep: python -m rayconvai.sweep")
     now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     directory = Path(first.exp_manager.exp_dir or "runs") / first.name / f"multirun_{now}"
     return [f"hydra.sweep.dir={quote(str(directory))}", "hydra.sweep.subdir=${hydra.job.num}"]

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from omegaconf import DictConfig
 
 from rayconvai.core.model import Model
 from rayconvai.experiment.layout import RunLayout
+from rayconvai.experiment.mirror import Mirror, address_of, lasting, publish
 from rayconvai.train.fit import evaluate, fit, process_rank
 from rayconvai.train.runtime import Runtime
 
@@ -36,6 +38,10 @@ def train(config: DictConfig, runtime: Runtime, measuring: Runtime | None) -> Ou
     result = fit(config, runtime)
     if measuring is None or not config.artefact or result.best_checkpoint is None:
         return Outcome(result.run_dir, result.metrics, None)
+    if address_of(result.run_dir) is not None and dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        if process_rank():
+            Mirror(lasting(result.run_dir)).pull(whole=False)  # what the first worker wrote, maybe elsewhere
     artefact = result.run_dir / "artefact"
     measured = finish(config, result.run_dir, result.best_checkpoint, artefact, measuring)
     return Outcome(result.run_dir, {**result.metrics, **measured}, artefact)
@@ -54,6 +60,7 @@ def finish(config: DictConfig, run_dir: Path, checkpoint: Path, artefact: Path, 
     model, metrics = evaluate(config, checkpoint, reported_split(run_dir), runtime)
     if not process_rank():
         model.save_to(artefact, {**card(config, run_dir, model), "metrics": metrics, "checkpoint": checkpoint.name})
+        publish(artefact)
     return metrics
 
 

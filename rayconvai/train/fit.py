@@ -23,6 +23,7 @@ from rayconvai.errors import ConfigError, out_of_memory_is_infeasible
 from rayconvai.experiment.interrupt import Interrupted
 from rayconvai.experiment.layout import RunLayout, write_atomically
 from rayconvai.experiment.manager import close, exp_manager
+from rayconvai.experiment.mirror import lasting
 from rayconvai.experiment.provenance import record
 from rayconvai.experiment.storage import AtomicCheckpointIO
 from rayconvai.train.runtime import Runtime
@@ -76,7 +77,7 @@ def fit(config: DictConfig, runtime: Runtime | None = None) -> FitResult:
             record(layout, **facts, interpolations=interpolations(config), **runtime.facts)
         trainer.fit(model, datamodule=data)
     except Interrupted as stop:
-        stop.run_dir = layout.root
+        stop.run_dir = lasting(layout.root)
         raise
     finally:
         close(trainer)

@@ -26,7 +26,7 @@ from rayconvai.config.check import resources
 from rayconvai.errors import ClusterError, ConfigError, InfeasibleError, RayconvaiError, WorkerError, WorkersDiedError
 from rayconvai.experiment.interrupt import Interrupted
 from rayconvai.experiment.layout import RunLayout
-from rayconvai.experiment.manager import run_directory
+from rayconvai.experiment.manager import run_place
 from rayconvai.experiment.options import options
 from rayconvai.train.address import check_address, in_ray_job
 from rayconvai.train.cluster import check_room, groups_of_job, ray_cluster, remove_groups
@@ -56,7 +56,7 @@ def train_with_workers(config: DictConfig, runtime: Runtime) -> Outcome:
     check_address()
     job = Job(
         config=config,
-        run_dir=str(run_dir.absolute() if run_dir is not None else run_directory(section)),
+        run_dir=str(run_dir) if run_dir is not None else run_place(section),
         overrides=tuple(runtime.overrides),
         working_dir=None if in_ray_job() else os.getcwd(),
         callbacks=partial(list, runtime.callbacks),
@@ -238,7 +238,7 @@ class _Launch:
 
     def _interrupted(self, checkpoint: str | None) -> Interrupted:
         stop = Interrupted(self.signal or signal.SIGTERM)
-        stop.run_dir = Path(self.job.run_dir)
+        stop.run_dir = self.job.run_dir
         stop.checkpoint = None if checkpoint is None else Path(checkpoint)
         return stop
 

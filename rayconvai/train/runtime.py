@@ -16,8 +16,8 @@ from lightning.pytorch.strategies import Strategy
 class Runtime:
     """Hands ``fit`` its place; ``None`` leaves a choice to the config."""
 
-    run_dir: Path | None = None
-    """The run's directory, where somebody else has named it (a sweep names its trials')."""
+    run_dir: str | Path | None = None
+    """The run's directory, or its address in a bucket, where somebody else has named it (a sweep names its trials')."""
     overrides: Sequence[str] = ()
     """The Hydra overrides that made the config: kept beside it in the run directory."""
     accelerator: str | None = None

@@ -30,8 +30,10 @@ from rayconvai.config.check import resources
 from rayconvai.errors import RayconvaiError, StorageError, WorkerError, out_of_memory_is_infeasible
 from rayconvai.experiment.interrupt import Interrupted, tell_to_stop
 from rayconvai.experiment.layout import RunLayout
+from rayconvai.experiment.mirror import fetched
 from rayconvai.experiment.record import OF_A_LINE, MetricsRecord
 from rayconvai.experiment.storage import find_last, read_stamps
+from rayconvai.places import is_address, working_copy
 from rayconvai.train.finish import train
 from rayconvai.train.ray_facts import ray_facts
 from rayconvai.train.runtime import Runtime
@@ -62,7 +64,7 @@ class Job:
     @property
     def marker(self) -> Path | None:
         """Lies in the run's directory while workers are at it: those that do not see it have another directory."""
-        return None if "://" in self.run_dir else Path(self.run_dir) / ".workers"
+        return None if is_address(self.run_dir) else Path(self.run_dir) / ".workers"
 
 
 def work(job: Job, line: Any) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def work(job: Job, line: Any) -> dict[str, Any]:
 
             def place(*callbacks: Callback) -> Runtime:
                 return Runtime(
-                    run_dir=Path(job.run_dir),
+                    run_dir=job.run_dir,
                     overrides=job.overrides,
                     accelerator="gpu" if taken.gpus else "cpu",
                     devices="auto" if taken.gpus else 1,
@@ -117,7 +119,7 @@ def _begin(job: Job, line: Any) -> bool:
     group: Any = ray.util.get_current_placement_group()
     if not ray.get(line.started.remote(group.id.hex())):
         return False
-    newest = find_last(RunLayout(Path(job.run_dir)).checkpoints, set_aside=False)
+    newest = find_last(RunLayout(fetched(job.run_dir)).checkpoints, set_aside=False)
     # Of a run that was there before this one, which was told to start anew.
     return newest is None or any(stamp.time > job.began for stamp in read_stamps(newest)[:1])
 
@@ -142,7 +144,7 @@ def _arrive(job: Job) -> None:
 @contextmanager
 def _alone(job: Job, rank: int) -> Iterator[None]:
     """Wait while rank 0 of workers before these, who may still be about to notice, has the run's directory."""
-    if rank == 0 and "://" not in job.run_dir:
+    if rank == 0 and not is_address(job.run_dir):
         with RunLayout(Path(job.run_dir)).locked():
             yield
     else:
@@ -173,7 +175,7 @@ class _ToLine(logging.Handler):
 
 
 def _write_trace(run_dir: str) -> str:
-    path = Path(run_dir) / "error.txt"
+    path = working_copy(run_dir) / "error.txt"
     try:
         path.write_text(traceback.format_exc(), encoding="utf-8")
     except OSError:

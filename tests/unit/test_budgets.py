@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2] / "rayconvai"
 
-GROUND = {"errors", "_optional", "rayconvai"}
+GROUND = {"errors", "_optional", "places", "rayconvai"}
 PARTS = {"core", "tokenizers", "data"}
 COLLECTIONS = {"asr", "nlp", "tts"}
 RUN = PARTS | COLLECTIONS | {"experiment", "config"}
@@ -24,6 +24,7 @@ KNOWS: dict[str, set[str]] = {
     "rayconvai": set(),
     "errors": set(),
     "_optional": {"errors"},
+    "places": {"errors", "_optional"},
     "core": GROUND,
     "experiment": GROUND | {"core"},
     "config": GROUND | {"core", "experiment"},  # experiment: for the dataclass of its own section

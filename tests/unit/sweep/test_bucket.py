@@ -150,6 +150,6 @@ def test_what_the_cloud_says_is_one_line(memory: MemoryFileSystem, monkeypatch: 
     monkeypatch.setattr(MemoryFileSystem, "pipe_file", refuse)
     with pytest.raises(StorageError, match=f"the journal in {URL} cannot be written: 403 Forbidden"):
         Journal(URL)
-    with pytest.raises(SweepError, match="nowhere://x: Protocol not known"):
+    with pytest.raises(StorageError, match="nowhere://x: Protocol not known"):
         read_journal("nowhere://x")
     assert read_journal(f"file://{Path(__file__).parent}/none").trials == {}

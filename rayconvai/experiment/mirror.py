@@ -1,0 +1,313 @@
+"""Runs and sweeps in a bucket: they work in a copy here, and the bucket has the copy that lasts.
+
+The working copy of ``s3://bucket/runs/x`` is a directory of the cache; whatever knows directories works in it. ``pull``
+makes it what the bucket holds, ``push`` the other way round. A run pushes from a thread of its own while it trains.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from lightning.pytorch import Callback
+
+from rayconvai.errors import StorageError
+from rayconvai.experiment.storage import SUFFIX
+from rayconvai.places import is_address, open_address, words, working_copy
+
+log = logging.getLogger(__name__)
+
+PUSH_SECONDS = 5.0
+"""How often a run's changes go to the bucket; a file that was lost with its machine is at most so old."""
+MOST_SECONDS = 30.0
+"""How long it waits at most before it tries again to reach a bucket."""
+CLOSE_SECONDS = 600.0
+"""How long it goes on trying at the end of a run."""
+_ADDRESS = ".address"
+"""A file of a working copy, and not of the bucket: what it is the copy of."""
+
+
+def address_of(path: Path) -> str | None:
+    """Return the address of a file or directory of a working copy; None for any other."""
+    for parent in (path, *path.parents):
+        with suppress(OSError):
+            root = (parent / _ADDRESS).read_text(encoding="utf-8")
+            return "/".join([root, *path.relative_to(parent).parts])
+    return None
+
+
+def new_address(parent: str, names: Callable[[Iterable[str]], Iterable[str]]) -> str:
+    """Return the first of the addresses below ``parent`` where nothing is, as ``new_directory`` does.
+
+    Raises:
+        StorageError: the bucket cannot be read.
+    """
+    fs, root = open_address(parent)
+    try:
+        there = {entry.rstrip("/").rpartition("/")[2] for entry in fs.ls(root, detail=False)}
+    except FileNotFoundError:
+        there = set()
+    except Exception as error:
+        raise StorageError(f"{parent} cannot be read: {words(error)}") from error
+    return next(f"{parent}/{name}" for name in names(there) if name not in there)
+
+
+def fetched(place: str | Path) -> Path:
+    """Return a path; of a file or directory in a bucket, that of its working copy, which is made what the bucket has.
+
+    Raises:
+        StorageError: the bucket cannot be read.
+    """
+    if is_address(place):
+        Mirror(str(place)).pull()
+    return working_copy(place)
+
+
+def fetched_file(place: str) -> Path:
+    """Return a path; for a checkpoint in a bucket, where it has been fetched to. There may be no such file.
+
+    Raises:
+        StorageError: the bucket cannot be read.
+    """
+    path = working_copy(place)
+    if not is_address(place):
+        return path
+    fs, source = open_address(place)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for suffix in (_STAMP, ""):
+        try:
+            fs.get_file(source + suffix, f"{path}{suffix}")
+        except FileNotFoundError:
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        except Exception as error:
+            raise StorageError(f"{place} cannot be read: {words(error)}") from error
+    return path
+
+
+def lasting(path: Path) -> str:
+    """Return where a file or directory is for good: its address if it is in a working copy, else itself."""
+    return address_of(path) or str(path)
+
+
+def publish(path: Path) -> None:
+    """Let the bucket have a file or directory of a working copy as it is now; nothing for any other.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    address = address_of(path)
+    if address is None:
+        return
+    if path.is_dir():
+        Mirror(address).push()
+        return
+    fs, target = open_address(address)
+    try:
+        fs.pipe_file(target, path.read_bytes())
+    except Exception as error:
+        raise StorageError(f"{address} cannot be written: {words(error)}") from error
+
+
+class Mirror:
+    """A directory here and its copy in a bucket.
+
+    Raises:
+        StorageError: no package knows such addresses, or it is none.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address.rstrip("/")
+        self.local = working_copy(self.address)
+        self.fs, self.root = open_address(self.address)
+        self._pushed: dict[str, tuple[int, int]] = {}
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def probe(self) -> None:
+        """Find out whether the bucket can be read and written.
+
+        Raises:
+            StorageError: it cannot.
+        """
+        probe = f"{self.root}/.probe-{os.getpid()}"
+        try:
+            self.fs.pipe_file(probe, b"0")
+            self.fs.cat_file(probe)
+            self.fs.rm_file(probe)
+        except Exception as error:
+            raise StorageError(f"{self.address} cannot be written: {words(error)}") from error
+
+    def pull(self, *, whole: bool = True) -> None:
+        """Make the working copy what the bucket holds; the bucket is right.
+
+        Args:
+            whole: else only what is not here is fetched, and nothing is removed: for who reads beside a writer.
+
+        Raises:
+            StorageError: the bucket cannot be read, or the copy not be written.
+        """
+        try:
+            with self._locked():
+                there = self._listed()
+                for name in sorted(there, key=_rank):
+                    self._fetch(name, there[name], keep=not whole)
+                for name in self._files() if whole else ():
+                    if name not in there:
+                        (self.local / name).unlink()
+                self._pushed = {name: stamp for name, stamp in self._files().items() if name in there}
+        except OSError as error:
+            raise StorageError(f"{self.local} cannot be written: {error.strerror or error}") from error
+        except Exception as error:
+            raise StorageError(f"{self.address} cannot be read: {words(error)}") from error
+
+    def push(self) -> None:
+        """Let the bucket have what has changed here since the last time.
+
+        A checkpoint comes there after the record of all that led to it, and before its stamp.
+
+        Raises:
+            Exception: the bucket cannot be reached, or does not take it.
+        """
+        checkpoints = {name: stamp for name, stamp in self._files().items() if _rank(name)}
+        now = {**{name: stamp for name, stamp in self._files().items() if not _rank(name)}, **checkpoints}
+        for name in sorted(now, key=_rank):
+            if self._pushed.get(name) != now[name]:
+                with suppress(FileNotFoundError):  # removed since it was listed
+                    self.fs.put_file(str(self.local / name), f"{self.root}/{name}")
+                    self._pushed[name] = now[name]
+        for name in [name for name in self._pushed if not (self.local / name).exists()]:
+            with suppress(FileNotFoundError):
+                self.fs.rm_file(f"{self.root}/{name}")
+            del self._pushed[name]
+
+    def remove(self) -> None:
+        """Remove the directory here and there.
+
+        Raises:
+            StorageError: the bucket does not let it.
+        """
+        try:
+            with suppress(FileNotFoundError):
+                self.fs.rm(self.root, recursive=True)
+        except Exception as error:
+            raise StorageError(f"{self.address} cannot be removed: {words(error)}") from error
+
+    def start(self) -> None:
+        """Push from a thread from now on."""
+        self._thread = threading.Thread(target=self._go_on, name="mirror", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Push what is left and end; a bucket that is away is waited for.
+
+        Raises:
+            StorageError: it did not come back in time; says what is only here.
+        """
+        if self._thread is None:
+            return None
+        self._ended.set()
+        self._thread.join()
+        self._thread = None
+        until, wait = time.monotonic() + CLOSE_SECONDS, 1.0
+        while True:
+            try:
+                return self.push()
+            except Exception as error:
+                if time.monotonic() > until:
+                    left = [name for name, stamp in self._files().items() if self._pushed.get(name) != stamp]
+                    raise StorageError(
+                        f"{self.address} cannot be written: {words(error)}; {len(left)} files are only in {self.local} "
+                        f"({', '.join(left[:3])} ...)"
+                    ) from error
+            time.sleep(wait)
+            wait = min(2 * wait, MOST_SECONDS)
+
+    def _go_on(self) -> None:
+        wait = PUSH_SECONDS
+        while not self._ended.wait(wait):
+            try:
+                self.push()
+                if wait > PUSH_SECONDS:
+                    log.warning("%s can be written again", self.address)
+                wait = PUSH_SECONDS
+            except Exception as error:  # noqa: BLE001 (each cloud has its own)
+                if wait == PUSH_SECONDS:
+                    log.warning(
+                        "%s cannot be written (%s); the run goes on and tries again", self.address, words(error)
+                    )
+                wait = min(2 * wait, max(MOST_SECONDS, 2 * PUSH_SECONDS))
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other processes of this machine from fetching at the same time."""
+        self.local.mkdir(parents=True, exist_ok=True)
+        (self.local / _ADDRESS).write_text(self.address, encoding="utf-8")
+        with (self.local / ".pull").open("w", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _listed(self) -> dict[str, int]:
+        """Return the names, below the root, and sizes of what the bucket has."""
+        try:
+            found = self.fs.find(self.root, detail=True, refresh=True)
+        except FileNotFoundError:
+            return {}
+        start = len(self.root.strip("/")) + 1
+        names = {path.strip("/")[start:]: int(about["size"]) for path, about in found.items()}
+        return {name: size for name, size in names.items() if name and not name.rpartition("/")[2].startswith(".")}
+
+    def _fetch(self, name: str, size: int, *, keep: bool) -> None:
+        path = self.local / name
+        if path.is_file() and (keep or (name.endswith(SUFFIX) and self._is_same(path, name, size))):
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            self.fs.get_file(f"{self.root}/{name}", str(aside))
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def _is_same(self, path: Path, name: str, size: int) -> bool:
+        """Tell whether a checkpoint here is the bucket's: it has its size, and the stamps are equal."""
+        stamp = path.with_name(path.name + _STAMP)
+        if path.stat().st_size != size or not stamp.is_file():
+            return False
+        with suppress(FileNotFoundError):
+            return bool(self.fs.cat_file(f"{self.root}/{name}{_STAMP}") == stamp.read_bytes())
+        return False
+
+    def _files(self) -> dict[str, tuple[int, int]]:
+        """Return the files here and their stamps: size and time of the last change."""
+        found = {}
+        for root, directories, names in os.walk(self.local):
+            directories[:] = [name for name in directories if not name.startswith(".")]
+            for name in names:
+                path = Path(root, name)
+                if name.startswith(".") or name.endswith(".tmp") or path.is_symlink():
+                    continue
+                with suppress(FileNotFoundError):
+                    about = path.stat()
+                    found[path.relative_to(self.local).as_posix()] = (about.st_size, about.st_mtime_ns)
+        return found
+
+
+_STAMP = ".json"
+
+
+def _rank(name: str) -> int:
+    """Return when a file's turn is: checkpoints after all else, and then their stamps."""
+    return 1 if name.endswith(SUFFIX) else 2 if name.endswith(SUFFIX + _STAMP) else 0
+
+
+class Mirrored(Callback):
+    """Carries the mirror of a run from ``exp_manager`` to ``close``."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self.mirror = mirror
