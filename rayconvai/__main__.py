@@ -46,9 +46,10 @@ def transcribe(arguments: list[str]) -> int:
     if len(arguments) < 2 or arguments[0].startswith("-"):
         raise ConfigError("usage: python -m rayconvai transcribe ARTEFACT FILE [FILE ...]")
     from rayconvai.core.model import Model  # torch and lightning take seconds: --help does not pay for them
+    from rayconvai.experiment.mirror import fetched
 
     artefact, *files = arguments
-    model = Model.restore_from(artefact)
+    model = Model.restore_from(fetched(artefact))
     if not hasattr(model, "transcribe"):
         raise ArtefactError(f"{artefact} holds a {type(model).__name__}, which does not transcribe speech")
     for file in files:  # one by one: a bad file costs nothing of what came before it, a long one pads no other

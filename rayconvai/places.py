@@ -49,6 +49,39 @@ def open_address(address: str) -> tuple[Any, str]:
     return fs, root.rstrip("/")
 
 
+def exists(place: str) -> bool:
+    """Say whether there is a file or directory, here or in a bucket.
+
+    Raises:
+        StorageError: the bucket cannot be read.
+    """
+    if not is_address(place):
+        return Path(place).exists()
+    fs, path = open_address(place)
+    try:
+        return bool(fs.exists(path))
+    except Exception as error:
+        raise StorageError(f"{place} cannot be read: {words(error)}") from error
+
+
+def read(place: str) -> bytes:
+    """Return what a file holds, here or in a bucket; nothing if there is none.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    try:
+        if not is_address(place):
+            return Path(place).read_bytes()
+        fs, path = open_address(place)
+        data: bytes = fs.cat_file(path)
+    except FileNotFoundError:
+        return b""
+    except Exception as error:
+        raise StorageError(f"{place} cannot be read: {words(error)}") from error
+    return data
+
+
 def words(error: Exception) -> str:
     """Return an error's text in one line."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -69,6 +69,13 @@ def fetched(place: str | Path) -> Path:
     return working_copy(place)
 
 
+def sweep_directory(place: str) -> Path:
+    """Return where a sweep works here: its directory; of one in a bucket a copy, for which nothing is fetched yet."""
+    if is_address(place):
+        Mirror(place).claim()
+    return working_copy(place).absolute()
+
+
 def fetched_file(place: str) -> Path:
     """Return a path; for a checkpoint in a bucket, where it has been fetched to. There may be no such file.
 
@@ -143,6 +150,22 @@ class Mirror:
         except Exception as error:
             raise StorageError(f"{self.address} cannot be written: {words(error)}") from error
 
+    def claim(self) -> None:
+        """Make the working copy known as one, with nothing in it."""
+        self.local.mkdir(parents=True, exist_ok=True)
+        (self.local / _ADDRESS).write_text(self.address, encoding="utf-8")
+
+    def sizes(self) -> dict[str, int]:
+        """Return the names of the files that the bucket has, and their bytes.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        try:
+            return self._listed()
+        except Exception as error:
+            raise StorageError(f"{self.address} cannot be read: {words(error)}") from error
+
     def pull(self, *, whole: bool = True) -> None:
         """Make the working copy what the bucket holds; the bucket is right.
 
@@ -187,7 +210,7 @@ class Mirror:
             del self._pushed[name]
 
     def remove(self) -> None:
-        """Remove the directory here and there.
+        """Remove the directory from the bucket.
 
         Raises:
             StorageError: the bucket does not let it.
@@ -246,8 +269,7 @@ class Mirror:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Keep other processes of this machine from fetching at the same time."""
-        self.local.mkdir(parents=True, exist_ok=True)
-        (self.local / _ADDRESS).write_text(self.address, encoding="utf-8")
+        self.claim()
         with (self.local / ".pull").open("w", encoding="ascii") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

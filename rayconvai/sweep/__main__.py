@@ -19,15 +19,15 @@ def main() -> int:
     file = load_spec(arguments.file, arguments.overrides)
     if arguments.fork:
         file = fork(file)
-        print(f"fork: {file.spec.directory}")
+        print(f"fork: {file.spec.place}")
     console = command_console()
-    state = read_journal(file.spec.directory)
+    state = read_journal(file.spec.place)
     check_identity(state, file.spec, identity(file.spec))
     if not arguments.dry_run:
         if reason := is_finished(state, file.spec):
             console.print(trial_table(state.ranked(file.spec.metric.name, file.spec.metric.mode), file.spec.metric))
             more = "a larger budget" if reason == "done" else f"another {reason}"
-            console.print(f"{file.spec.directory} is finished ({reason}); {more} extends it", soft_wrap=True)
+            console.print(f"{file.spec.place} is finished ({reason}); {more} extends it", soft_wrap=True)
             return 0
         check_address()
     # Torch, Lightning and Ray take seconds to import: what needs none of them has been said by now.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+from rayconvai.places import exists
 from rayconvai.sweep.spec import SweepSpec
 from rayconvai.sweep.state import ENDED, SweepState, TrialRecord
 
@@ -60,7 +61,7 @@ def _since_best(spec: SweepSpec, state: SweepState) -> int:
 
 def is_finished(state: SweepState, spec: SweepSpec) -> str:
     """Return why there is nothing left to do; empty: there is."""
-    if not state.closed or not (spec.directory / "best").exists():
+    if not state.closed or not exists(f"{spec.place}/best/card.json"):
         return ""
     if state.closed != "done":
         return budget_over(spec, state, state.seconds)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -32,18 +31,17 @@ def cluster(resources: ResourcesConfig) -> Iterator[str]:
         yield dashboard
 
 
-def check_nodes(resources: ResourcesConfig, journal: Path, settings: Mapping[str, Any]) -> None:
+def check_nodes(resources: ResourcesConfig, part: tuple[str, bytes], settings: Mapping[str, Any]) -> None:
     """See that a trial can begin on every node of a cluster that somebody else has started.
 
     Args:
         resources: of a trial.
-        journal: the segment that this driver writes.
+        part: of the journal: where it is and what it holds.
         settings: the fields of the trials' TrialSettings.
 
     Raises:
         SweepError: a node that has no rayconvai, does not see the sweep's directory, or cannot compose the recipe.
     """
-    written = journal.read_bytes()
 
     # Not a function of this module, which a node that has no rayconvai could not unpickle.
     def look() -> str:
@@ -52,7 +50,7 @@ def check_nodes(resources: ResourcesConfig, journal: Path, settings: Mapping[str
         try:
             from rayconvai.sweep.trial import TrialSettings, rehearse
 
-            rehearse(TrialSettings(**settings), journal, written)
+            rehearse(TrialSettings(**settings), *part)
         except Exception as error:  # noqa: BLE001 (whatever it is, the user is to read it)
             return str(error) or type(error).__name__
         return ""

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -25,12 +25,14 @@ from rich.console import Console
 
 from rayconvai.config.run import ResourcesConfig
 from rayconvai.errors import RayconvaiError, StorageError
+from rayconvai.places import working_copy
 from rayconvai.sweep.cluster import check_nodes, cluster, concurrency
 from rayconvai.sweep.engine import Engine
 from rayconvai.sweep.hang import hang_reason
 from rayconvai.sweep.orphans import PLACEMENT_GROUP, Groups
 from rayconvai.sweep.plan import of_trial
 from rayconvai.sweep.state import trial_name
+from rayconvai.sweep.stop import StopSign
 from rayconvai.sweep.trial import TrialProcess, TrialSettings
 from rayconvai.train.address import is_local
 from rayconvai.train.line import death
@@ -49,13 +51,13 @@ def run_sweep(engine: Engine, settings: TrialSettings, console: Console) -> str:
         StorageError: the journal, or what a trial leaves, cannot be written.
     """
     spec = engine.spec
-    scratch = settings.directory + "/.tune"
+    scratch = str(working_copy(settings.place) / ".tune")
     resources = of_trial(spec.resources)
     with cluster(resources) as dashboard:
         if dashboard:
             console.print(f"Ray dashboard: http://{dashboard}", highlight=False)
         if not is_local():
-            check_nodes(resources, engine.journal.segment, dataclasses.asdict(settings))
+            check_nodes(resources, engine.journal.part(), dataclasses.asdict(settings))
         events = _Events(engine, settings)
         stopper = _Stop(events, settings)
         trainable = tune.with_resources(tune.with_parameters(TrialProcess, settings=settings), _of_process(resources))
@@ -90,7 +92,7 @@ def run_sweep(engine: Engine, settings: TrialSettings, console: Console) -> str:
             raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-            settings.stop_file.unlink(missing_ok=True)
+            stopper.sign.take_down()
     return engine.over() or ("interrupted" if stopper.told else "done")
 
 
@@ -208,9 +210,9 @@ class _Stop(Stopper):
     """Ends the sweep when its budget is used up, there is no hope, or somebody says so."""
 
     def __init__(self, events: _Events, settings: TrialSettings) -> None:
-        self.events, self.file = events, settings.stop_file
+        self.events, self.sign = events, StopSign(settings.place)
         self.told = False
-        self.file.unlink(missing_ok=True)
+        self.sign.take_down()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Take an attempt's report to the engine; return whether it is to be the last."""
@@ -222,8 +224,7 @@ class _Stop(Stopper):
     def stop_all(self) -> bool:
         self.events.kill_silent()
         if self.told or self.events.error is not None or self.events.engine.over():
-            with suppress(OSError):  # a full disk is what may have stopped the sweep
-                self.file.touch()
+            self.sign.put_up()
             return True
         return False
 

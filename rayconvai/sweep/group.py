@@ -18,6 +18,7 @@ from rayconvai.sweep.cost import Meter
 from rayconvai.sweep.orphans import PLACEMENT_GROUP
 from rayconvai.sweep.reports import Report, Reports
 from rayconvai.sweep.state import Attempt
+from rayconvai.sweep.stop import StopSign
 from rayconvai.train.launch import launch
 from rayconvai.train.worker import Job
 
@@ -79,7 +80,7 @@ class Group:
         clerk.start()
         job = Job(
             config=config,
-            run_dir=str(settings.run_dir(attempt.number)),
+            run_dir=settings.run_place(attempt.number),
             overrides=(*settings.overrides, *attempt.overrides),
             working_dir=settings.working_dir,
             callbacks=partial(_listeners, settings, attempt, desk),
@@ -122,7 +123,7 @@ def _listeners(settings: TrialSettings, attempt: Attempt, desk: Any) -> list[Cal
     reports = Reports(
         (settings.metric, *settings.more_metrics),
         attempt.until,
-        settings.stop_file,
+        StopSign(settings.place),
         Meter(settings.gpus),
         lambda report: ray.get(desk.hand_over.remote(report)),
     )

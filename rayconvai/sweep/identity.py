@@ -71,17 +71,17 @@ def check_identity(state: SweepState, spec: SweepSpec, now: Mapping[str, Any]) -
     if changed:
         more = f" (and {len(changed) - _SHOWN} more)" if len(changed) > _SHOWN else ""
         raise SweepError(
-            f"{spec.directory} holds another sweep of this name: {'; '.join(changed[:_SHOWN])}{more}; give this one a "
+            f"{spec.place} holds another sweep of this name: {'; '.join(changed[:_SHOWN])}{more}; give this one a "
             "new name (name=...), or --fork, which does so and tells its search the old one's results"
         )
     before, epochs = state.identity.get("epochs"), now.get("epochs")
     if before and epochs and epochs < before:
         raise SweepError(
-            f"{spec.directory}: its trials had {before} epochs, now {epochs}; a sweep can be extended, not shortened"
+            f"{spec.place}: its trials had {before} epochs, now {epochs}; a sweep can be extended, not shortened"
         )
     if before and epochs and epochs > before and spec.scheduler.name == "hyperband":
         raise SweepError(
-            f"{spec.directory}: its hyperband brackets were made for {before} epochs, not {epochs}; give the longer "
+            f"{spec.place}: its hyperband brackets were made for {before} epochs, not {epochs}; give the longer "
             "sweep a new name (name=...), or --fork"
         )
 
@@ -99,16 +99,16 @@ def fork(file: SweepFile) -> SweepFile:
     from rayconvai.sweep.plan import trial_overrides
 
     spec = file.spec
-    before = read_journal(spec.directory)
+    before = read_journal(spec.place)
     if not before.identity:
-        raise SweepError(f"{spec.directory} holds no sweep to fork from; leave --fork out")
+        raise SweepError(f"{spec.place} holds no sweep to fork from; leave --fork out")
     comparable = before.trials and all(metric in before.metrics for metric in spec.metrics)
-    warm = [*spec.warm_start, str(spec.directory)] if comparable else spec.warm_start
+    warm = [*spec.warm_start, spec.place] if comparable else spec.warm_start
     base = compose(spec.recipe, trial_overrides(file), [Path(path) for path in spec.config_dirs])
     now = identity(spec, base, spec.budget.epochs)
     for number in itertools.count(2):
         forked = dataclasses.replace(spec, name=f"{spec.name}-{number}", warm_start=warm)
-        there = read_journal(forked.directory)
+        there = read_journal(forked.place)
         with suppress(SweepError):  # that one is another sweep too
             check_identity(there, forked, now)
             return dataclasses.replace(file, spec=forked)

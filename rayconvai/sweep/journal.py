@@ -52,7 +52,7 @@ from typing_extensions import Self
 from rayconvai.errors import StorageError, SweepError
 from rayconvai.sweep import snapshot
 from rayconvai.sweep.state import SweepState
-from rayconvai.sweep.store import Directory, Segment, Store, open_store
+from rayconvai.sweep.store import Segment, Store, open_store
 
 VERSION = 2
 SEGMENT = 20_000
@@ -82,11 +82,10 @@ class Journal:
             raise
         self._room = 0
 
-    @property
-    def segment(self) -> Path:
-        """The file that is being written, of a journal in a directory."""
-        assert isinstance(self.store, Directory)
-        return self.store.segment
+    def part(self) -> tuple[str, bytes]:
+        """Return where a part of it is, and what that holds: who finds it there has the same place."""
+        segment = self.store.segments()[-1]
+        return f"{self.place}/journal/{segment.name}", next(iter(self.store.read([segment])))
 
     def open(self, identity: dict[str, Any], spec: dict[str, Any]) -> None:
         """Say what this session is for."""

@@ -13,6 +13,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from rayconvai.errors import StorageError
+from rayconvai.experiment.mirror import Mirror
+from rayconvai.places import is_address
 from rayconvai.sweep.checker import PointChecker
 from rayconvai.sweep.scheduler import HyperBand, rungs
 from rayconvai.sweep.space import Space
@@ -147,7 +149,10 @@ def interchangeable(file: SweepFile, checker: PointChecker, space: Space) -> Ite
 def storage(file: SweepFile) -> Iterator[str]:
     """What keeps the sweep's directory from being written."""
     try:
-        try_directory(file.spec.directory)
+        if is_address(file.spec.place):
+            Mirror(file.spec.place).probe()
+        else:
+            try_directory(file.spec.directory)
     except StorageError as error:
         yield f"{file.at('storage')}: {error}"
 

@@ -23,6 +23,7 @@ from rayconvai.config.compose import check
 from rayconvai.core.model import Model
 from rayconvai.errors import CheckpointError, SweepError
 from rayconvai.experiment.layout import RunLayout
+from rayconvai.experiment.mirror import fetched, lasting, publish, sweep_directory
 from rayconvai.experiment.storage import find_last
 from rayconvai.sweep.checkpoints import Left, average, best_checkpoint, best_first
 from rayconvai.sweep.journal import read_journal
@@ -85,6 +86,9 @@ def promote(directory: Path, state: SweepState, metric: MetricSpec, options: Opt
     ranks = [rank for rank in state.ranked_groups(metric.name, metric.mode) if rank.mean is not None][: options.top]
     if not ranks:
         raise SweepError(f"no trial of the sweep in {directory} has a {metric.name}; there is nothing to promote")
+    for rank in ranks:
+        for trial in rank.trials:
+            fetched(lasting(trial_dir(directory, trial.number)))
     winner = _usable(ranks[0], metric)[0]
     run_dir = trial_dir(directory, winner.number)
     config = _config(run_dir)
@@ -101,6 +105,7 @@ def promote(directory: Path, state: SweepState, metric: MetricSpec, options: Opt
     artefact = directory / "best"
     content = {**card(made.config, made.run_dir, made.model), "metrics": made.metrics, **made.weights, **told}
     made.model.save_to(artefact, content)
+    publish(artefact)
     transcribes = hasattr(made.model, "transcribe")
     return Promoted(winner, artefact, made.metrics, split, found, made.remarks, transcribes)
 
@@ -231,7 +236,7 @@ def _account(
     repeats = {"repeats": rank.values, "mean": rank.mean, "low": rank.low, "high": rank.high}
     return {
         "name": state.spec.get("name", directory.name),
-        "directory": str(directory.absolute()),
+        "directory": lasting(directory.absolute()),
         "trial": winner.name,
         "point": schedule[-1].point,
         "overrides": schedule[-1].overrides,
@@ -272,7 +277,7 @@ def main(arguments: Sequence[str]) -> int:
         description="Measure the best points of a sweep again, on test, and write the best one, chosen by the sweep's "
         "metric on dev, as the artefact SWEEP/best.",
     )
-    parser.add_argument("sweep", type=Path, help="the sweep's directory, such as runs/asr")
+    parser.add_argument("sweep", help="the sweep's directory or address: runs/asr, s3://bucket/runs/asr")
     parser.add_argument("--top", type=int, default=3, metavar="N", help="measure so many points (3)")
     parser.add_argument("--split", choices=("test", "dev"), default="test", help="what to measure on (test)")
     parser.add_argument("--average", type=int, default=0, metavar="K", help="average the winner's K best checkpoints")
@@ -286,7 +291,7 @@ def main(arguments: Sequence[str]) -> int:
     metric = recorded_spec(state.spec, given.sweep).metric
     options = Options(top=given.top, split=given.split, average=given.average, retrain=given.retrain)
     with console.status(f"measuring the best of {given.sweep}"):
-        promoted = promote(given.sweep.resolve(), state, metric, options)
+        promoted = promote(sweep_directory(given.sweep), state, metric, options)
     show(promoted, state, metric, console)
     return 0
 
@@ -301,7 +306,7 @@ def show(promoted: Promoted, state: SweepState, metric: MetricSpec, console: Con
         f"best: {promoted.trial.name} of {known} trials{unready}, by {metric.name} on dev (test chooses nothing)",
         *promoted.remarks,
         f"measured on {promoted.split}: {figures or 'nothing'}",
-        f"artefact: {promoted.artefact}",
+        f"artefact: {lasting(promoted.artefact)}",
     ]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -23,6 +23,7 @@ from rich.table import Table
 from rayconvai.config.compose import Composer
 from rayconvai.errors import SweepError
 from rayconvai.experiment.layout import RunLayout, write_atomically
+from rayconvai.experiment.mirror import fetched, lasting, publish, sweep_directory
 from rayconvai.experiment.record import read_metrics
 from rayconvai.sweep.domains import Point
 from rayconvai.sweep.journal import iter_records, read_journal
@@ -85,7 +86,7 @@ def train_segments(
 
 def _train_here(spec: SweepSpec, config: DictConfig, overrides: Sequence[str], run_dir: Path, last: int) -> None:
     runtime = Runtime(
-        run_dir=run_dir,
+        run_dir=lasting(run_dir),
         overrides=overrides,
         accelerator=None if spec.resources.gpus else "cpu",
         devices=1,
@@ -104,7 +105,7 @@ def _train_with_workers(
 
     job = Job(
         config=config,
-        run_dir=str(run_dir),
+        run_dir=lasting(run_dir),
         overrides=tuple(overrides),
         working_dir=os.getcwd(),
         callbacks=partial(_listeners, last),
@@ -142,6 +143,7 @@ def replay(directory: Path, state: SweepState, trial: TrialRecord, run_dir: Path
     segments = lineage(state, trial, trial.epoch) if trial.epoch else []
     if not segments:
         raise SweepError(f"{trial.name} reported no epoch; there is nothing to replay")
+    fetched(lasting(run_dir))
     _claim(run_dir, json.dumps([dataclasses.asdict(segment) for segment in segments], indent=1))
     train_segments(recorded_spec(state.spec, directory), segments, run_dir)
     return _compare(_recorded(directory, segments), _replayed(run_dir))
@@ -152,11 +154,12 @@ def _claim(run_dir: Path, schedule: str) -> None:
     if file.exists():
         if file.read_text(encoding="utf-8") != schedule:
             raise SweepError(f"{run_dir} holds the replay of another history; remove it or name another with --into")
-    elif run_dir.exists() and any(run_dir.iterdir()):
+    elif any(run_dir.glob("[!.]*")):
         raise SweepError(f"{run_dir} holds something else than a replay; name another directory with --into")
     else:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(file, schedule)
+        publish(file)
 
 
 Metrics = dict[int, dict[str, float | None]]
@@ -166,7 +169,7 @@ Metrics = dict[int, dict[str, float | None]]
 def _recorded(directory: Path, segments: Sequence[Segment]) -> Metrics:
     owner = {epoch: part.trial for part in segments for epoch in range(part.first, part.last + 1)}
     found: Metrics = {}
-    for record in iter_records(directory):
+    for record in iter_records(lasting(directory)):
         if record["kind"] == "result" and owner.get(record["epoch"]) == record["trial"]:
             found.setdefault(record["epoch"], record["metrics"])
     return found
@@ -230,7 +233,7 @@ def main(arguments: Sequence[str]) -> int:
         description="Show which points a trial's weights were trained with (under pbt: a schedule), train the same "
         "anew as one run, and say how far its metrics equal the recorded ones.",
     )
-    parser.add_argument("sweep", type=Path, help="the sweep's directory, such as runs/asr")
+    parser.add_argument("sweep", help="the sweep's directory or address: runs/asr, s3://bucket/runs/asr")
     parser.add_argument("trial", nargs="?", help="such as t0003; the best unless given")
     parser.add_argument("--into", type=Path, help="the run's directory; SWEEP/replays/TRIAL unless given")
     options = parser.parse_args(arguments)
@@ -239,10 +242,11 @@ def main(arguments: Sequence[str]) -> int:
     state = read_journal(options.sweep)
     spec = recorded_spec(state.spec, options.sweep)
     trial = find_trial(options.sweep, state, options.trial, spec)
-    run_dir = (options.into or options.sweep / "replays" / trial.name).resolve()
+    directory = sweep_directory(options.sweep)
+    run_dir = (options.into or directory / "replays" / trial.name).absolute()
     console.print(schedule_table(lineage(state, trial, trial.epoch)))
     with console.status(f"training {trial.name} anew"):
-        agreement = replay(options.sweep, state, trial, run_dir)
+        agreement = replay(directory, state, trial, run_dir)
     console.print(f"{trial.name} trained anew: {agreement}", highlight=False, soft_wrap=True)
-    console.print(f"run: {run_dir}", highlight=False, soft_wrap=True)
+    console.print(f"run: {lasting(run_dir)}", highlight=False, soft_wrap=True)
     return 0

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -17,9 +15,7 @@ from rayconvai.errors import ConfigError, InfeasibleError, nearest
 from rayconvai.experiment.interrupt import Interrupted, may_stop_here, tell_to_stop
 from rayconvai.experiment.record import OF_A_LINE, MetricsRecord
 from rayconvai.sweep.cost import Meter, together
-
-STOP_SECONDS = 1.0
-"""How often a trial looks whether it is to stop."""
+from rayconvai.sweep.stop import StopSign
 
 Report = dict[str, Any]
 """``epoch``, ``metrics``, ``cost`` since the attempt began, and each of the sweep's metrics under its own name. Last:
@@ -35,7 +31,7 @@ class Reports(Callback):
     Args:
         metrics: the sweep's; the first ranks.
         until: the epoch to pause after.
-        stop_file: while it is there, the run is interrupted after the batch that it is at.
+        stop: while it is up, the run is interrupted after the batch that it is at.
         meter: what the attempt costs.
         hand_over: takes a report and says whether to go on.
     """
@@ -44,13 +40,12 @@ class Reports(Callback):
         self,
         metrics: Sequence[str],
         until: int | None,
-        stop_file: Path,
+        stop: StopSign,
         meter: Meter,
         hand_over: Callable[[Report], bool],
     ) -> None:
-        self.metrics, self.until, self.stop_file = metrics, until, stop_file
+        self.metrics, self.until, self.stop = metrics, until, stop
         self.meter, self.hand_over = meter, hand_over
-        self.looked = time.monotonic()
         self.validated = self.told_to_stop = self.paused = False
         self.reported = 0
         self.parameters: int | None = None
@@ -71,17 +66,13 @@ class Reports(Callback):
         assert isinstance(pl_module, Model)
         self.meter.count(pl_module.seen(batch))
         # The process cannot be told in another way while Tune waits for its next report.
-        now = time.monotonic()
-        if not trainer.is_global_zero or now - self.looked <= STOP_SECONDS:
+        if not trainer.is_global_zero or not self.stop.is_due():
             return
         if trainer.world_size > 1:
-            self.looked = now
-            if self.stop_file.exists():
+            if self.stop.is_up():
                 tell_to_stop(trainer, signal.SIGINT)
-        elif may_stop_here(trainer):  # else the epoch's validation would be lost
-            self.looked = now
-            if self.stop_file.exists():
-                raise Interrupted(signal.SIGINT)
+        elif may_stop_here(trainer) and self.stop.is_up():  # else the epoch's validation would be lost
+            raise Interrupted(signal.SIGINT)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.validated = not trainer.sanity_checking

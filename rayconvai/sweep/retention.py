@@ -10,10 +10,12 @@ import math
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 
-from rayconvai.errors import CheckpointError
+from rayconvai.errors import CheckpointError, StorageError
 from rayconvai.experiment.layout import RunLayout
+from rayconvai.experiment.mirror import Mirror, address_of
 from rayconvai.sweep.checkpoints import best_first
 from rayconvai.sweep.spec import SweepSpec
 from rayconvai.sweep.state import SweepState, TrialRecord, trial_dir
@@ -128,11 +130,17 @@ class Retention:
     def _thin_out(self, trial: TrialRecord) -> int:
         """Delete all of a trial's checkpoints but the best; return how many bytes that gave."""
         self._thinned = trial.number
+        address = address_of(trial_dir(self.directory, trial.number))
+        mirror = None if address is None else Mirror(address)
         try:
+            if mirror is not None:
+                mirror.pull()
             left = best_first(trial_dir(self.directory, trial.number), trial, self.metric)
             for path in self._checkpoints(trial).iterdir() if left else ():
                 if not path.name.startswith(left[0].path.name):  # its stamp is called after it
                     path.unlink()
+            if mirror is not None:
+                mirror.push()
         except (OSError, CheckpointError) as error:
             log.warning("the checkpoints of %s cannot be made fewer: %s", trial.name, error)
         before, now = self._sizes[trial.number], _size(self._checkpoints(trial))
@@ -142,8 +150,11 @@ class Retention:
     def _delete(self, trial: TrialRecord) -> None:
         self._ended.discard(trial.number)
         self._sizes.pop(trial.number, None)
+        path = self._checkpoints(trial)
         try:
-            shutil.rmtree(self._checkpoints(trial))
+            if (address := address_of(path)) is not None:
+                Mirror(address).remove()
+            shutil.rmtree(path)
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -155,6 +166,10 @@ class Retention:
 
 def _size(directory: Path) -> int:
     """Return the bytes of the files in a directory, which others may be changing."""
+    if (address := address_of(directory)) is not None:
+        with suppress(StorageError):  # a bucket that cannot be read now will be asked again
+            return sum(Mirror(address).sizes().values())
+        return 0
     total = 0
     try:
         with os.scandir(directory) as entries:

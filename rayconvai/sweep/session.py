@@ -13,7 +13,10 @@ from rich.console import Console
 
 from rayconvai.errors import SweepError
 from rayconvai.experiment.layout import RunLayout, write_atomically
+from rayconvai.experiment.mirror import Mirror, fetched, lasting, publish, sweep_directory
+from rayconvai.experiment.storage import SUFFIX
 from rayconvai.experiment.takeover import take_over
+from rayconvai.places import is_address
 from rayconvai.sweep.display import Display
 from rayconvai.sweep.driver import run_sweep
 from rayconvai.sweep.engine import Engine, recall
@@ -40,7 +43,7 @@ def check(file: SweepFile, state: SweepState, console: Console, *, show: bool) -
         if not plan.problems:
             _read_warmth(file, state, plan)
     if show and state.trials:
-        _say_what_is_there(file.spec.directory, state, console)
+        _say_what_is_there(file.spec.place, state, console)
     if show and not plan.problems:
         console.print(plan.table())
         for line in plan.summary():
@@ -62,13 +65,13 @@ def run_session(file: SweepFile, plan: Plan, console: Console) -> int:
             result.
         StorageError: its directory cannot be written.
     """
-    spec, directory = file.spec, file.spec.directory
-    with Journal(directory) as journal:
+    spec, directory = file.spec, sweep_directory(file.spec.place)
+    with Journal(spec.place) as journal:
         state = journal.state
         known = identity(spec, plan.base, plan.max_epochs)
         check_identity(state, spec, known)
         if state.trials:
-            _say_what_is_there(directory, state, console)
+            _say_what_is_there(spec.place, state, console)
         settings = _settings(file)
         # Before the journal says that the sweep is a larger one: else a death in between would leave some closed.
         _reopen(journal, plan, settings, console)
@@ -76,6 +79,8 @@ def run_session(file: SweepFile, plan: Plan, console: Console) -> int:
         write_atomically(directory / "sweep.yaml", yaml.safe_dump(dataclasses.asdict(spec), sort_keys=False))
         points = [dataclasses.asdict(point) for point in plan.points]
         write_atomically(directory / "plan.json", json.dumps(points, indent=1))
+        for name in ("sweep.yaml", "plan.json"):
+            publish(directory / name)
         _warm_up(journal, plan)
         searcher = build_searcher(spec, plan.space)
         recall(searcher, spec, state)
@@ -85,7 +90,7 @@ def run_session(file: SweepFile, plan: Plan, console: Console) -> int:
             searcher,
             _scheduler(spec, plan),
             seeds=range(plan.base.seed, plan.base.seed + spec.repeats),
-            take_over=lambda donor, member, epoch: take_over(settings.run_dir(donor), settings.run_dir(member), epoch),
+            take_over=lambda donor, member, epoch: _take_over(settings, donor, member, epoch),
             listeners=[],
         )
         with Display(state, spec.metric, engine.total, console) as display:
@@ -101,9 +106,9 @@ def run_session(file: SweepFile, plan: Plan, console: Console) -> int:
         return _finish(state, spec, reason, console)
 
 
-def _say_what_is_there(directory: Path, state: SweepState, console: Console) -> None:
+def _say_what_is_there(place: str, state: SweepState, console: Console) -> None:
     ended = state.count(*ENDED)
-    console.print(f"going on with {directory}: {ended} of {len(state.trials)} trials have ended", soft_wrap=True)
+    console.print(f"going on with {place}: {ended} of {len(state.trials)} trials have ended", soft_wrap=True)
 
 
 def _finish(state: SweepState, spec: SweepSpec, reason: str, console: Console) -> int:
@@ -151,12 +156,30 @@ def _reopen(journal: Journal, plan: Plan, settings: TrialSettings, console: Cons
         if closed == "failed" and trial.status in ("failed", "infeasible"):
             journal.append("reopen", trial=number)
         if epochs is not None and plan.max_epochs > epochs and trial.status == "finished":
-            if any(RunLayout(settings.run_dir(number)).checkpoints.glob("*.ckpt")):
+            if _has_checkpoints(settings, number):
                 journal.append("reopen", trial=number)
             else:
                 gone += 1
     if gone:
         console.print(f"{gone} finished trials do not go on: their checkpoints were not kept (checkpoints.keep)")
+
+
+def _has_checkpoints(settings: TrialSettings, number: int) -> bool:
+    if is_address(settings.place):
+        return any(name.endswith(SUFFIX) for name in Mirror(settings.run_place(number)).sizes())
+    return any(RunLayout(settings.run_dir(number)).checkpoints.glob(f"*{SUFFIX}"))
+
+
+def _take_over(settings: TrialSettings, donor: int, member: int, epoch: int) -> None:
+    """Make the donor's checkpoint the member's, where both are for good."""
+    if not is_address(settings.place):
+        take_over(settings.run_dir(donor), settings.run_dir(member), epoch)
+        return
+    fetched(settings.run_place(donor))
+    mirror = Mirror(settings.run_place(member))
+    mirror.pull()
+    take_over(settings.run_dir(donor), settings.run_dir(member), epoch)
+    mirror.push()
 
 
 def _read_warmth(file: SweepFile, state: SweepState, plan: Plan) -> None:
@@ -189,7 +212,7 @@ def _settings(file: SweepFile) -> TrialSettings:
         recipe=spec.recipe,
         config_dirs=tuple(spec.config_dirs),
         overrides=tuple(trial_overrides(file)),
-        directory=str(spec.directory),
+        place=spec.place,
         sweep=spec.name,
         metric=spec.metric.name,
         more_metrics=tuple(metric.name for metric in spec.more_metrics),
@@ -208,5 +231,5 @@ def _nothing_worked(state: SweepState) -> str:
 
 
 def _shown(path: Path) -> str:
-    """Return a path as short as it can be said here."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    """Return a path as short as it can be said here; the address of what is in a bucket."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else lasting(path)

@@ -15,6 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from rayconvai.errors import SweepError, nearest
+from rayconvai.places import is_address, working_copy
 from rayconvai.train.address import in_ray_job
 
 Scalar = str | int | float | bool | None
@@ -142,6 +143,7 @@ class SweepSpec:
     checkpoints: CheckpointsSpec = field(default_factory=CheckpointsSpec)
     prices: PricesSpec = field(default_factory=PricesSpec)
     storage: str = "runs"
+    """A directory that all nodes see, or a bucket: s3://bucket/path, gs://bucket/path."""
     max_retries: int = 2
     """How often a trial whose process or node died is started again."""
     timeout: float | None = None
@@ -155,8 +157,16 @@ class SweepSpec:
         return [self.metric, *self.more_metrics]
 
     @property
+    def place(self) -> str:
+        """The sweep's directory, or its address in a bucket."""
+        if is_address(self.storage):
+            return f"{self.storage.rstrip('/')}/{self.name}"
+        return str(Path(self.storage).expanduser().absolute() / self.name)
+
+    @property
     def directory(self) -> Path:
-        return Path(self.storage).expanduser().absolute() / self.name
+        """Where it works here: of a sweep in a bucket, a copy."""
+        return working_copy(self.place)
 
 
 @dataclass(frozen=True)
@@ -202,15 +212,15 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepFile:
     return file
 
 
-def recorded_spec(recorded: Mapping[str, Any], directory: Path) -> SweepSpec:
-    """Return the spec that the journal of the sweep in ``directory`` has.
+def recorded_spec(recorded: Mapping[str, Any], place: str | Path) -> SweepSpec:
+    """Return the spec that the journal of the sweep in a place has.
 
     Raises:
         SweepError: there is no sweep, or it is one of another version's.
     """
     if not recorded:
-        raise SweepError(f"{directory} holds no sweep: it has no journal")
-    spec: SweepSpec = _convert(SweepSpec, dict(recorded), "", {}, f"the journal in {directory}")
+        raise SweepError(f"{place} holds no sweep: it has no journal")
+    spec: SweepSpec = _convert(SweepSpec, dict(recorded), "", {}, f"the journal in {place}")
     return spec
 
 
@@ -439,12 +449,10 @@ def _check(file: SweepFile) -> None:
         if not 0 <= share <= high:
             raise SweepError(f"{file.at(key)}: {key} is {share:g}; it is a share between 0 and {high:g}")
     _check_belonging(file)
-    if "://" in spec.storage:
-        raise SweepError(f"{file.at('storage')}: storage {spec.storage} is a bucket; use a local or NFS path")
-    if in_ray_job() and not Path(spec.storage).expanduser().is_absolute():
+    if in_ray_job() and not is_address(spec.storage) and not Path(spec.storage).expanduser().is_absolute():
         raise SweepError(
             f"{file.at('storage')}: storage {spec.storage!r} is relative, and a Ray job's working directory is "
-            "temporary; give an absolute path that all nodes see"
+            "temporary; give an absolute path that all nodes see, or a bucket"
         )
 
 

@@ -95,7 +95,6 @@ class Directory:
 
     def __init__(self, place: Path) -> None:
         self.place, self.root = place, place / "journal"
-        self.segment = self.root
         self._lock = self._file = -1
         self._size = 0
 
@@ -149,9 +148,9 @@ class Directory:
         earlier = self.segments()
         number = int(Path(earlier[-1].name).stem) + 1 if earlier else 0
         self._close()
-        self.segment = self.root / f"{number:04d}.jsonl"
+        segment = self.root / f"{number:04d}.jsonl"
         try:
-            self._file = os.open(self.segment, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
+            self._file = os.open(segment, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
             self._size = 0
             self._sync_names()
         except OSError as error:

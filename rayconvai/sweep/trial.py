@@ -29,11 +29,13 @@ from ray import tune
 from rayconvai.config.compose import Composer
 from rayconvai.errors import StorageError
 from rayconvai.experiment.layout import RunLayout
+from rayconvai.places import read, working_copy
 from rayconvai.sweep.cost import Meter
 from rayconvai.sweep.grammar import quote
 from rayconvai.sweep.hang import hang_watch
 from rayconvai.sweep.reports import Report, Reports
 from rayconvai.sweep.state import Attempt, trial_dir, trial_name
+from rayconvai.sweep.stop import StopSign
 from rayconvai.sweep.verdict import judge
 from rayconvai.train.fit import fit
 from rayconvai.train.ray_facts import ray_facts
@@ -47,8 +49,8 @@ class TrialSettings:
     recipe: str
     config_dirs: tuple[str, ...]
     overrides: tuple[str, ...]
-    directory: str
-    """The sweep's, seen by every node."""
+    place: str
+    """The sweep's directory or address, seen by every node."""
     sweep: str
     """Its name."""
     workers: int = 1
@@ -65,12 +67,12 @@ class TrialSettings:
     """Seconds without a report after which a trial's process ends itself: it hangs."""
 
     def run_dir(self, number: int) -> Path:
-        return trial_dir(self.directory, number)
+        """Where a trial works on this machine."""
+        return trial_dir(working_copy(self.place), number)
 
-    @property
-    def stop_file(self) -> Path:
-        """While this file is there, trials end after the batch they are at, with a checkpoint."""
-        return Path(self.directory) / "stop"
+    def run_place(self, number: int) -> str:
+        """Where a trial is for good."""
+        return f"{self.place}/trials/{trial_name(number)}"
 
 
 class TrialProcess(tune.Trainable):
@@ -104,22 +106,21 @@ class TrialProcess(tune.Trainable):
         self.run = _Run(lambda run: run_trial(self.settings, attempt, run.hand_over), watch)
 
 
-def rehearse(settings: TrialSettings, journal: Path, written: bytes) -> None:
+def rehearse(settings: TrialSettings, part: str, written: bytes) -> None:
     """Find out whether trials can begin in this process: it has the sweep's directory, the code and the recipe.
 
     Args:
         settings: the trials'.
-        journal: what the driver writes.
+        part: of the journal that the driver writes.
         written: what it holds.
 
     Raises:
-        StorageError: a directory is not the driver's.
+        StorageError: a directory is not the driver's, or the bucket cannot be read here.
         ConfigError: the recipe cannot be composed here.
     """
-    if not journal.is_file() or journal.read_bytes() != written:
+    if not read(part).startswith(written):
         raise StorageError(
-            f"the sweep's directory {settings.directory} is not the driver's; storage must be a path that all nodes "
-            "share"
+            f"the sweep's directory {settings.place} is not the driver's; storage must be a path that all nodes share"
         )
     _arrive(settings)
 
@@ -227,13 +228,13 @@ class _Here:
         self.settings, self.attempt = settings, attempt
         self.meter = Meter(settings.gpus)
         metrics = (settings.metric, *settings.more_metrics)
-        self.reports = Reports(metrics, attempt.until, settings.stop_file, self.meter, hand_over)
+        self.reports = Reports(metrics, attempt.until, StopSign(settings.place), self.meter, hand_over)
 
     def train(self, config: DictConfig) -> None:
         settings, attempt = self.settings, self.attempt
         run_dir = settings.run_dir(attempt.number)
         runtime = Runtime(
-            run_dir=run_dir,
+            run_dir=settings.run_place(attempt.number),
             overrides=[*settings.overrides, *attempt.overrides],
             accelerator="gpu" if settings.gpus else "cpu",
             devices=1,

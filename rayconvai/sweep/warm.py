@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from rayconvai.errors import SweepError
+from rayconvai.places import is_address
 from rayconvai.sweep.domains import Point, Value
 from rayconvai.sweep.journal import read_journal
 from rayconvai.sweep.ranking import outcome
@@ -40,14 +41,14 @@ def read_warmth(source: str, spec: SweepSpec, space: Space) -> Warmth:
     varied must have the value that this sweep's recipe has.
 
     Args:
-        source: directory of the other sweep.
+        source: directory or address of the other sweep.
         spec: this sweep's.
         space: this sweep's.
 
     Raises:
         SweepError: there is no sweep, or it was for other metrics.
     """
-    state = read_journal(Path(source).expanduser())
+    state = read_journal(source if is_address(source) else Path(source).expanduser())
     if not state.trials:
         raise SweepError(f"there is no sweep with trials in {source}")
     ours = [(metric.name, metric.mode) for metric in spec.metrics]

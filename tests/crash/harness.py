@@ -63,16 +63,20 @@ class Place:
         text = SWEEP.format(configs=HERE / "configs", pause=pause, storage=storage or root)
         (root / "chaos.yaml").write_text(text)
 
+    def environment(self) -> dict[str, str]:
+        """What commands are given besides their arguments."""
+        ours = ("RAY_", "TUNE_", "RAYCONVAI_")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        places = os.pathsep.join(map(str, (HERE, HERE.parents[1])))
+        return environment | {"PYTHONPATH": places, "HOME": str(self.root / "home"), "OMP_NUM_THREADS": "1"}
+
     @contextmanager
     def started(self) -> Iterator[Session]:
         """Give the command; whatever happens, none of its processes outlives the block."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_"))}
-        places = os.pathsep.join(map(str, (HERE, HERE.parents[1])))
-        environment |= {"PYTHONPATH": places, "HOME": str(self.root / "home"), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "rayconvai.sweep", str(self.root / "chaos.yaml"), *self.overrides]
         with (self.root / "output.txt").open("ab") as output:
             process = subprocess.Popen(
-                command, cwd=self.root, env=environment, stdout=output, stderr=output, start_new_session=True
+                command, cwd=self.root, env=self.environment(), stdout=output, stderr=output, start_new_session=True
             )
         session = Session(self, process)
         try:

@@ -49,7 +49,7 @@ class SweepByHand:
             recipe=self.spec.recipe,
             config_dirs=tuple(self.spec.config_dirs),
             overrides=tuple(trial_overrides(SweepFile("demo.yaml", self.spec, {}))),
-            directory=str(self.directory),
+            place=str(self.directory),
             sweep="demo",
             metric=self.spec.metric.name,
             cpus=1,

@@ -61,7 +61,7 @@ def settings(directory: Path, recipe: str, metric: str, *overrides: str, configs
         recipe=recipe,
         config_dirs=() if configs is None else (str(configs),),
         overrides=(*shared, *overrides),
-        directory=str(directory),
+        place=str(directory),
         sweep="demo",
         metric=metric,
         cpus=1,
