@@ -99,16 +99,14 @@ class Checkpoints(ModelCheckpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step != self._step_at_start:
             self._save_last(trainer)
-        _wait(trainer)
-        # The first rank writes, and any may read now.
-        trainer.strategy.barrier()
+        self._finish(trainer)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         # Only such an interruption comes between steps; any other exception may have torn one in two.
         if isinstance(exception, Interrupted) and not exception.at_once and self.save_last:
             self._save_last(trainer)
-            _wait(trainer)
+            self._finish(trainer)
             exception.checkpoint = Path(self.last_model_path)
             log.warning("stopped; checkpoint: %s", exception.checkpoint)
             return
@@ -161,6 +159,11 @@ class Checkpoints(ModelCheckpoint):
     def _save_last(self, trainer: Trainer) -> None:
         self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
         self._written_at = time.monotonic()
+
+    def _finish(self, trainer: Trainer) -> None:
+        """Wait until all is written: the first rank writes, and afterwards any may read, or end."""
+        _wait(trainer)
+        trainer.strategy.barrier()
 
     def _is_due(self, trainer: Trainer) -> bool:
         if self._every_n_steps is not None and trainer.global_step % self._every_n_steps == 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import random
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +21,9 @@ from rayconvai.errors import CheckpointError, NotFoundError
 from rayconvai.experiment.mirror import fetched_file
 from rayconvai.experiment.options import ExpManagerConfig
 from rayconvai.experiment.storage import find_last
+from rayconvai.experiment.weights import check_weights
+
+log = logging.getLogger(__name__)
 
 
 def choose_checkpoint(config: ExpManagerConfig, directory: Path, *, set_aside: bool = True) -> Path | None:
@@ -111,6 +116,16 @@ class ExactResume(Callback):
     def __init__(self) -> None:
         self._saved: dict[str, Any] | None = None
         self._metrics: dict[str, torch.Tensor] = {}
+        self._hook: Any = None
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit" or not trainer.ckpt_path or not pl_module.strict_loading:
+            return
+        source = trainer.ckpt_path
+        self._hook = cast(Any, pl_module).register_load_state_dict_pre_hook(
+            lambda module, weights, *_: check_weights(module, weights, source)
+        )
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -134,6 +149,14 @@ class ExactResume(Callback):
         self._metrics = checkpoint.get("metrics", {})  # older checkpoints have none
 
     @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+        loaded = trainer._checkpoint_connector._loaded_checkpoint
+        if loaded and "optimizer_states" not in loaded:
+            raise CheckpointError(f"{trainer.ckpt_path} holds weights alone: there is no training to go on with")
+
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loop = trainer.fit_loop
         trainer._logger_connector._callback_metrics.update(self._metrics)
@@ -141,6 +164,13 @@ class ExactResume(Callback):
             # A model that asked for the number of steps, to make its schedule, had the loaders made before Lightning
             # knew their states, which it then forgets.
             _load_positions(trainer)
+        if self._saved is not None and len(self._saved["ranks"]) != trainer.world_size and trainer.is_global_zero:
+            log.warning(
+                "the checkpoint has the random states of %d processes, and %d go on: those that were not there are "
+                "seeded afresh, and nothing is drawn as it would have been",
+                len(self._saved["ranks"]),
+                trainer.world_size,
+            )
         self._restore(trainer)
         if loop.restarted_on_epoch_end or loop.resumed_on_epoch_end:
             # Checkpoints are written before such a schedule steps.
@@ -173,8 +203,13 @@ class ExactResume(Callback):
         trainer.fit_loop._restarting = False
 
     def _restore(self, trainer: Trainer) -> None:
-        if self._saved is not None and trainer.global_rank < len(self._saved["ranks"]):
-            _restore(self._saved["ranks"][trainer.global_rank])
+        if self._saved is None:
+            return
+        ranks, rank = self._saved["ranks"], trainer.global_rank
+        if rank < len(ranks):
+            _restore(ranks[rank])
+        else:
+            _seed_after(ranks[0], rank)
 
 
 def _step_plateaus(trainer: Trainer) -> None:
@@ -204,6 +239,15 @@ def _states() -> dict[str, Any]:
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
+
+
+def _seed_after(states: dict[str, Any], rank: int) -> None:
+    """Seed a process that has no states in the checkpoint: like no other, and the same whenever it goes on."""
+    digest = hashlib.sha256(states["torch"].cpu().numpy().tobytes() + str(rank).encode()).digest()
+    seed = int.from_bytes(digest[:4], "big")
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def _restore(states: dict[str, Any]) -> None:

@@ -83,22 +83,26 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Read a checkpoint after verifying it.
 
         Raises:
-            CheckpointError: it does not exist, or is damaged.
+            CheckpointError: it does not exist, is damaged, or is no checkpoint.
         """
         path = Path(path)
         if not path.is_file():
             raise CheckpointError(f"checkpoint not found: {path}")
         if (problem := damage(path)) is not None:
             raise CheckpointError(f"checkpoint {path} is damaged: {problem}; move it away to use the one before")
+        ours = bool(read_stamps(path))
         if weights_only is None:
             # Ours hold what callbacks and models put there, and never leave the run's directory.
-            weights_only = not read_stamps(path)
+            weights_only = not ours
         try:
-            checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=weights_only)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CheckpointError(f"checkpoint {path} cannot be read: {reason}") from error
-        return checkpoint
+            checkpoint: Any = torch.load(path, map_location=map_location, weights_only=weights_only)
+        except Exception as error:  # whatever a foreign file may lead the unpickler to
+            raise CheckpointError(f"{path} cannot be read as a checkpoint: {_reason(error)}") from error
+        needed = ("state_dict",) if ours else ("state_dict", "pytorch-lightning_version")
+        missing = [key for key in needed if not isinstance(checkpoint, dict) or key not in checkpoint]
+        if missing:
+            raise CheckpointError(f"{path} is no checkpoint of a run: it has no {missing[0]}")
+        return cast("dict[str, Any]", checkpoint)
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a checkpoint and its stamp."""
@@ -229,6 +233,14 @@ def _write(checkpoint: Mapping[str, Any], path: Path) -> tuple[str, int]:
         file.flush()
         os.fsync(file.fileno())
         return hashing.digest.hexdigest(), file.tell()
+
+
+def _reason(error: Exception) -> str:
+    if unsafe := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
+        return f"it holds {unsafe[1]}, and others' checkpoints may hold plain data alone"
+    if isinstance(error, (pickle.UnpicklingError, KeyError, EOFError)):
+        return "it holds something else"
+    return " ".join(str(error).split())[:100] or type(error).__name__
 
 
 def _stamp_path(path: Path) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rayconvai.config.compose import check, interpolations
 from rayconvai.core.build import build
@@ -26,6 +26,7 @@ from rayconvai.experiment.manager import close, exp_manager
 from rayconvai.experiment.mirror import lasting
 from rayconvai.experiment.provenance import record
 from rayconvai.experiment.storage import AtomicCheckpointIO
+from rayconvai.experiment.weights import check_weights
 from rayconvai.train.runtime import Runtime
 
 
@@ -54,7 +55,7 @@ def fit(config: DictConfig, runtime: Runtime | None = None) -> FitResult:
     model's modules, the directory.
 
     Raises:
-        ConfigError, DataError, GraphError, StorageError: what is wrong, where, and the fix.
+        ConfigError, DataError, GraphError, CheckpointError, StorageError: what is wrong, where, and the fix.
         InfeasibleError: the loss became NaN or infinite, or there is too little memory.
     """
     runtime = runtime or Runtime()
@@ -70,6 +71,8 @@ def fit(config: DictConfig, runtime: Runtime | None = None) -> FitResult:
         section = OmegaConf.merge(section, {"resume_if_exists": True, "resume_ignore_no_checkpoint": True})
     layout = RunLayout(exp_manager(trainer, section))
     try:
+        if runtime.run_dir is None:  # who names a directory, a sweep say, knows whose it is
+            check_same_run(layout, config, trainer.ckpt_path)
         if trainer.is_global_zero:
             write_atomically(layout.config, OmegaConf.to_yaml(config, resolve=True))
             write_atomically(layout.overrides, OmegaConf.to_yaml(OmegaConf.create(list(runtime.overrides))))
@@ -96,10 +99,12 @@ def evaluate(
     """Build the run's model, load weights (a checkpoint's, by its path) and measure it on ``dev`` or ``test``.
 
     Raises:
-        CheckpointError: the checkpoint is damaged.
+        CheckpointError: the checkpoint is damaged, or of another model.
     """
     model, data = build_parts(config)
     found = AtomicCheckpointIO().load_checkpoint(weights)["state_dict"] if isinstance(weights, Path) else weights
+    if isinstance(weights, Path):
+        check_weights(model, found, weights)
     model.load_state_dict(found)
     trainer = make_trainer(config, runtime or Runtime())
     evaluation = {"dev": trainer.validate, "test": trainer.test}[split]
@@ -142,6 +147,46 @@ def check_monitor(config: DictConfig, model: Model) -> None:
         raise ConfigError(
             f"exp_manager.checkpoint_callback_params.monitor is {monitor}, which {unlogged} (its metric_names)"
         )
+
+
+def check_same_run(layout: RunLayout, config: DictConfig, checkpoint: str | Path | None) -> None:
+    """Check that a run that goes on from a checkpoint of its own directory is the run that the directory belongs to:
+    of the same classes, tokenizer and corpus. All else may change; what changes the shape of weights is found when they
+    are loaded.
+
+    Raises:
+        ConfigError: it is another run, with what differs.
+    """
+    if checkpoint is None or layout.root not in Path(checkpoint).parents or not layout.config.is_file():
+        return
+    before, now = _identity(OmegaConf.load(layout.config)), _identity(config)
+    differ = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if differ:
+        said = [f"{key} is {before.get(key, 'not set')} there and {now.get(key, 'not set')} here" for key in differ]
+        more = f" and {len(said) - 2} more" if len(said) > 2 else ""
+        raise ConfigError(
+            f"{layout.root} belongs to another run: {', '.join(said[:2])}{more}. Give another exp_manager.name, in "
+            f"which exp_manager.resume_from_checkpoint={checkpoint} may go on from it, or move the directory away"
+        )
+
+
+def _identity(config: DictConfig | ListConfig) -> dict[str, Any]:
+    """Return what makes a run another one, by dotted key."""
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    found = {}
+    for section in ("model", "tokenizer", "data"):
+        for key, value in _leaves(section, plain[section]):
+            if section == "tokenizer" or key.endswith("._target_") or key.startswith("data.corpus."):
+                found[key] = value
+    return found
+
+
+def _leaves(name: str, node: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _leaves(f"{name}.{key}", value)
+    else:
+        yield name, node
 
 
 def make_trainer(config: DictConfig, runtime: Runtime) -> Trainer:

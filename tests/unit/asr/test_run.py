@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -25,7 +26,15 @@ from rayconvai.config.compose import compose
 from rayconvai.core.artefact import card_digest, sha256
 from rayconvai.core.model import Model
 from rayconvai.data.audio import read_audio, write_audio
-from rayconvai.errors import ArtefactError, ConfigError, DataError, InfeasibleError, RayconvaiError, StorageError
+from rayconvai.errors import (
+    ArtefactError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    InfeasibleError,
+    RayconvaiError,
+    StorageError,
+)
 from rayconvai.experiment.interrupt import Interrupted
 from rayconvai.train.__main__ import main
 from rayconvai.train.finish import finish
@@ -110,6 +119,46 @@ def test_sounds_of_any_kind_are_transcribed_up_to_a_bad_one(
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert lines[: len(same)] == [[str(path), TEXTS[0]] for path in same]
     assert [path for path, _ in lines[len(same) :]] == list(map(str, odd))
+
+
+def test_a_checkpoint_of_another_model_is_refused(
+    trained: tuple[FitResult, Path, list[Path]], write_manifest: WriteManifest, tmp_path: Path
+) -> None:
+    checkpoint = trained[0].best_checkpoint
+    other = small(
+        write_manifest(),
+        "model.encoder.num_layers=2",
+        "model.encoder.conv_kernel_size=7",
+        f"exp_manager.resume_from_checkpoint='{checkpoint}'",
+    )
+    message = (
+        rf"{re.escape(str(checkpoint))} is of another model: encoder\S+ is \[32, 1, 5\] in it and \[32, 1, 7\] here; "
+        r"not in it: encoder\.layers\.1\.\S+, encoder\.layers\.1\.\S+ and \d+ more\. Give"
+    )
+    with pytest.raises(CheckpointError, match=message) as raised:
+        run(other, tmp_path / "run")
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    with pytest.raises(CheckpointError, match="is of another model"):
+        evaluate(other, checkpoint, "dev")
+
+
+def test_a_directory_belongs_to_one_run(write_manifest: WriteManifest, tmp_path: Path) -> None:
+    place = [f"exp_manager.explicit_log_dir={tmp_path / 'run'}", "exp_manager.resume_if_exists=true"]
+    place.append("exp_manager.resume_ignore_no_checkpoint=true")
+    manifest = write_manifest()
+
+    def train(*overrides: str) -> FitResult:
+        return fit(small(manifest, *place, *overrides), Runtime(progress=False))
+
+    train("trainer.max_epochs=1")
+    changed = train("trainer.max_epochs=2", "exp_manager.checkpoint_callback_params.save_top_k=1", "optim.lr=1e-4")
+    assert changed.config.trainer.max_epochs == 2
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    manifest = write_manifest("other")
+    with pytest.raises(ConfigError, match=r"run belongs to another run: data\.corpus\.train is .*train\.jsonl there"):
+        train("trainer.max_epochs=3")
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
 
 
 def test_the_saved_config_makes_the_same_run(write_manifest: WriteManifest, tmp_path: Path) -> None:

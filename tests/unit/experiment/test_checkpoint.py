@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -16,6 +17,8 @@ import torch
 from rayconvai.errors import CheckpointError, ConfigError, StorageError
 from rayconvai.experiment import NotFoundError, find_last
 from rayconvai.experiment.storage import AtomicCheckpointIO
+from rayconvai.experiment.weights import check_weights
+from tests.unit.experiment.conftest import Net
 
 Run = Callable[..., Any]
 
@@ -108,6 +111,38 @@ def test_damaged_checkpoint_given_by_path_is_refused(run: Run, tmp_path: Path) -
     flip(given)
     with pytest.raises(CheckpointError, match=r"given\.ckpt is damaged: its checksum"):
         run(tmp_path / "run", resume_from_checkpoint=str(given))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(b"hello\n", "cannot be read as a checkpoint: it holds something else", id="text"),
+        pytest.param(b"", "cannot be read as a checkpoint: it holds something else", id="empty"),
+        pytest.param({"w": torch.ones(3)}, "is no checkpoint of a run: it has no state_dict", id="weights"),
+        pytest.param(torch.ones(3), "is no checkpoint of a run: it has no state_dict", id="tensor"),
+        pytest.param({"state_dict": {}}, "it has no pytorch-lightning_version", id="of_another_trainer"),
+        pytest.param(torch.nn.Linear(1, 1), "it holds torch.nn.modules.linear.Linear", id="module"),
+        pytest.param(
+            {"state_dict": Net().state_dict(), "pytorch-lightning_version": "2.6.0"},
+            "holds weights alone",
+            id="weights_of_a_run",
+        ),
+    ],
+)
+def test_a_foreign_file_is_refused(content: Any, message: str, run: Run, tmp_path: Path) -> None:
+    given = tmp_path / "given.ckpt"
+    given.write_bytes(content) if isinstance(content, bytes) else torch.save(content, given)
+    with pytest.raises(CheckpointError, match=rf"given\.ckpt .*{message}") as raised:
+        run(tmp_path / "run", resume_from_checkpoint=str(given))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_renamed_weight_is_told_with_the_nearest_name() -> None:
+    weights = Net().state_dict()
+    weights["net.0.weigth"] = weights.pop("net.0.weight")
+    message = "not in it: net.0.weight, nearest: net.0.weigth; not here: net.0.weigth, nearest: net.0.weight. Give"
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        check_weights(Net(), weights, "given.ckpt")
 
 
 def test_find_last(tmp_path: Path) -> None:
