@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,10 +36,14 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
 
     (Lightning's AsyncCheckpointIO has no bound, removes at once, keeps copies on the GPU, and drops the versions that
     modules leave in their state.)
+
+    Args:
+        record: a file that counts what checkpoints know of: on the disk before each of them, also where a node dies.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, record: Path | None = None) -> None:
         super().__init__()
+        self._record = record
         self._thread: ThreadPoolExecutor | None = None
         self._orders: deque[_Order] = deque()
         self._failure: Exception | None = None
@@ -56,7 +61,7 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
     @override
     def save_checkpoint(self, checkpoint: Mapping[str, Any], path: str | Path, storage_options: Any = None) -> None:
         self._wait_for_saves_but(1)
-        order = _Order(Path(path), True, self._begin(super().save_checkpoint, on_host(checkpoint), path))
+        order = _Order(Path(path), True, self._begin(self._write, on_host(checkpoint), path))
         self._orders.append(order)
         if not self._deferring:
             self.wait()
@@ -110,6 +115,12 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "checkpoints")
         return self._thread.submit(self._do, action, *arguments)
+
+    def _write(self, checkpoint: Mapping[str, Any], path: str | Path) -> None:
+        if self._record is not None and self._record.exists():
+            with self._record.open("rb") as file:
+                os.fsync(file.fileno())
+        super().save_checkpoint(checkpoint, path)
 
     def _do(self, action: Callable[..., None], *arguments: Any) -> None:
         if self._failure is not None:

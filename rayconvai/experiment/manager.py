@@ -85,7 +85,7 @@ def exp_manager(trainer: Trainer, cfg: ExpManagerConfig | DictConfig | Mapping[s
     _add_loggers(trainer, config, layout, resume_from)
     _add_callbacks(trainer, config, layout, checkpoints)
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-        trainer.strategy.checkpoint_io = BackgroundCheckpointIO()
+        trainer.strategy.checkpoint_io = BackgroundCheckpointIO(layout.metrics)
     if resume_from:
         trainer.ckpt_path = resume_from
         log.info("resuming from %s", resume_from)

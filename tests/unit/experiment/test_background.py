@@ -138,6 +138,23 @@ def test_after_a_failure_nothing_older_goes_and_it_is_said_once(
     assert find_last(tmp_path) == tmp_path / "3.ckpt"
 
 
+def test_the_record_is_on_the_disk_before_a_checkpoint_that_counts_its_lines(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def note(handle: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name.split("--")[0])
+        fsync(handle)
+
+    monkeypatch.setattr("os.fsync", note)
+    run(tmp_path, checkpoint_callback_params={"save_top_k": 0})
+    files = [name for name in synced if name in ("metrics.jsonl", ".default")]
+    # At the end of each epoch and of the training; the first of the two is the checkpoint, the other its stamp.
+    assert files == 3 * ["metrics.jsonl", ".default", ".default"]
+
+
 def test_kill_in_a_background_write_leaves_the_checkpoint_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
