@@ -87,6 +87,21 @@ def test_what_is_written_is_what_was_there_when_it_was_saved(
     assert saved["state_dict"]._metadata == live["state_dict"]._metadata
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_copies_of_what_is_on_a_gpu_are_on_the_host(io: BackgroundCheckpointIO, gate: Gate, tmp_path: Path) -> None:
+    weights = torch.randn(1 << 20, device="cuda")
+    before = weights.cpu()
+    io.save_checkpoint({"state_dict": {"w": weights, "tied": weights.view(-1)}}, tmp_path / "a.ckpt")
+    weights.zero_()
+    torch.cuda.empty_cache()
+    gate.opened.set()
+    saved = io.load_checkpoint(tmp_path / "a.ckpt", map_location=None)["state_dict"]
+    assert saved["w"].device.type == "cpu"
+    assert torch.equal(saved["w"], before)
+    assert saved["w"].data_ptr() == saved["tied"].data_ptr()
+
+
 def test_one_copy_waits_at_most(
     io: BackgroundCheckpointIO, gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
