@@ -1,0 +1,91 @@
+"""What checkpoints cost a training: python benchmarks/checkpoint.py [--pairs 6] [--device gpu] [--waiting]
+
+A conformer of 10 M parameters (with its optimizer's moments a checkpoint of 120 MB) trains on the embedded corpus. The
+clock runs over stretches of 50 steps, every other one with a checkpoint in its midst, as a run writes them, or
+(--waiting) written while the training waits. Medians over the stretches. To reach: less than 3 % of the throughput.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+
+from rayconvai.config.compose import compose
+from rayconvai.experiment.checkpoint import Checkpoints
+from rayconvai.experiment.storage import AtomicCheckpointIO
+from rayconvai.train.fit import fit
+from rayconvai.train.runtime import Runtime
+
+STRETCH = 50
+
+OVERRIDES = [
+    "data=digits",
+    "model.encoder.num_layers=12",
+    "model.encoder.d_model=192",
+    "trainer.max_epochs=null",
+    "trainer.limit_val_batches=0",
+    "exp_manager.create_tensorboard_logger=false",
+    "exp_manager.checkpoint_callback_params.save_top_k=0",
+    f"exp_manager.checkpoint_callback_params.every_n_train_steps={2 * STRETCH}",
+]
+
+
+class Clock(Callback):
+    """Reads seconds of the day and of CPU time at the ends of the stretches; and how long each save held up."""
+
+    def __init__(self) -> None:
+        self.read: list[tuple[float, float]] = []
+        self.held: list[float] = []
+
+    def setup(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        checkpoints = next(callback for callback in trainer.callbacks if isinstance(callback, Checkpoints))
+        save = checkpoints._save
+
+        def timed(trainer: Trainer, *, rank: bool) -> None:
+            began = time.perf_counter()
+            save(trainer, rank=rank)
+            self.held.append(time.perf_counter() - began)
+
+        checkpoints._save = timed
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step % STRETCH == STRETCH // 2:
+            self.read.append((time.perf_counter(), time.process_time()))
+
+
+def main() -> None:
+    """Train, and print what the stretches took."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=6, help="of stretches")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"))
+    parser.add_argument("--batch-seconds", type=float, default=20.0, help="audio in a step")
+    parser.add_argument("--waiting", action="store_true", help="write as the training waits")
+    arguments = parser.parse_args()
+    clock = Clock()
+    steps = (2 * arguments.pairs + 1) * STRETCH + STRETCH // 2
+    overrides = [*OVERRIDES, f"trainer.max_steps={steps}", f"data.batch_seconds={arguments.batch_seconds}"]
+    with tempfile.TemporaryDirectory() as directory:
+        plugins = [AtomicCheckpointIO()] if arguments.waiting else []
+        place = {"accelerator": arguments.device, "devices": 1, "progress": False}
+        runtime = Runtime(run_dir=Path(directory), callbacks=[clock], plugins=plugins, **place)
+        fit(compose("asr/conformer_ctc", overrides), runtime)
+    for name, column in zip(("seconds", "seconds of CPU time"), zip(*clock.read, strict=True), strict=True):
+        took = [after - before for before, after in itertools.pairwise(column)]
+        # The first stretch warms up; the second is the first with a checkpoint.
+        without, with_checkpoint = statistics.median(took[2::2]), statistics.median(took[1::2])
+        cost = with_checkpoint / without - 1
+        print(f"{STRETCH} steps: {without:.2f} {name}, {with_checkpoint:.2f} with a checkpoint ({cost:+.1%})")
+    print(
+        f"a checkpoint holds the training up for {statistics.median(clock.held):.3f} s (longest: {max(clock.held):.3f})"
+    )
+
+
+if __name__ == "__main__":
+    main()
