@@ -19,6 +19,9 @@ class DataModule(LightningDataModule, ABC):
     the model that will read the batches), and then Lightning the three ``*_dataloader`` methods.
     """
 
+    most_ranks: int | None = None
+    """How many ranks there may be in this training, if that varies: the order of its data is then that for so many."""
+
     @abstractmethod
     def prepare(self) -> None:
         """Make or find the corpus and check every manifest.

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -62,6 +63,7 @@ def fit(config: DictConfig, runtime: Runtime | None = None) -> FitResult:
     check(config)
     trainer = make_trainer(config, runtime)
     model, data = build_parts(config)
+    data.most_ranks = runtime.most_workers
     check_monitor(config, model)
     model.set_optimization(config.optim, config.schedule)
     section = config.exp_manager
@@ -198,12 +200,13 @@ def make_trainer(config: DictConfig, runtime: Runtime) -> Trainer:
     options: Any = OmegaConf.to_container(config.trainer, resolve=True)
     place = {"accelerator": runtime.accelerator, "devices": runtime.devices, "strategy": runtime.strategy}
     options |= {name: value for name, value in place.items() if value is not None}
+    options["accumulate_grad_batches"] = runtime.accumulate * options.get("accumulate_grad_batches", 1)
     # Our matrices are small or bf16: on GPUs that have TF32 its extra speed costs no accuracy that a WER shows.
     torch.set_float32_matmul_precision("high")
     warnings.filterwarnings("ignore", r"`isinstance\(treespec", FutureWarning)  # Lightning's own affair
     try:
         with _without_banner():
-            return Trainer(
+            trainer = Trainer(
                 **options,
                 logger=False,  # the experiment manager makes loggers and checkpoints
                 enable_checkpointing=False,
@@ -215,6 +218,21 @@ def make_trainer(config: DictConfig, runtime: Runtime) -> Trainer:
             )
     except Exception as error:  # it has no one kind of error for arguments that it cannot take
         raise ConfigError(f"trainer: Lightning refuses it: {' '.join(str(error).split())}") from error
+    check_precision(str(options.get("precision")), on_cpu=isinstance(trainer.accelerator, CPUAccelerator))
+    return trainer
+
+
+def check_precision(precision: str, *, on_cpu: bool) -> None:
+    """Check that this machine's device has a precision, for which Lightning would take another without a word.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    if on_cpu and precision in ("16", "16-mixed", "16-true"):
+        raise ConfigError(f"trainer.precision is {precision}, which CPUs lack; take bf16-mixed, or a GPU")
+    if not on_cpu and precision.startswith("bf16") and not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = torch.cuda.get_device_name()
+        raise ConfigError(f"trainer.precision is {precision}, which {name} lacks; take 16-mixed")
 
 
 @contextmanager

@@ -31,5 +31,9 @@ class Runtime:
     died are started again."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What is known of the place and goes into the run's provenance.json, such as Ray's nodes."""
+    most_workers: int | None = None
+    """How many workers there may be, if that varies."""
+    accumulate: int = 1
+    """Batches of each worker, times the config's ``accumulate_grad_batches``, in an optimizer step."""
     progress: bool = True
     """Show progress bars and the model's summary."""

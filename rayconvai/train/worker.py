@@ -79,6 +79,8 @@ def work(job: Job, line: Any) -> dict[str, Any]:
             again = rank == 0 and _begin(job, line)
 
             facts = {**job.facts, "ray": ray_facts()}
+            workers = context.get_world_size()
+            times = max(1, round(taken.most / workers)) if taken.is_elastic and taken.global_batch == "keep" else 1
 
             def place(*callbacks: Callback) -> Runtime:
                 return Runtime(
@@ -92,6 +94,8 @@ def work(job: Job, line: Any) -> dict[str, Any]:
                     facts=facts,
                     progress=False,
                     go_on=again,
+                    most_workers=taken.most if taken.is_elastic else None,
+                    accumulate=times,
                 )
 
             outcome = train(job.config, place(listener, *job.callbacks()), place() if job.measure else None)
