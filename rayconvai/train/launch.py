@@ -21,6 +21,7 @@ import ray.train
 from omegaconf import DictConfig
 from ray.exceptions import RayActorError, RayError
 from ray.train.torch import TorchConfig
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayconvai.config.check import resources
 from rayconvai.errors import ClusterError, ConfigError, InfeasibleError, RayconvaiError, WorkerError, WorkersDiedError
@@ -104,7 +105,10 @@ class _Launch:
 
     def __init__(self, job: Job, retries: int, on_started: Callable[[str], None], say: Callable[[str], None]) -> None:
         self.job, self.retries, self.on_started, self.say = job, retries, on_started, say
-        self.line: Any = ray.remote(Line).options(num_cpus=0).remote()
+        # Where this process is, and again if it dies: what it then has forgotten is not missed.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        line = ray.remote(Line).options(num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1)
+        self.line: Any = line.remote()
         self.groups: list[str] = []
         self.deaths = 0
         self.training = False
@@ -122,6 +126,9 @@ class _Launch:
                     outcome = self._run_once(scratch)
                     if outcome is not None:
                         return outcome
+        except RayError as error:
+            said = " ".join(str(error).split())[:200]
+            raise WorkerError(f"Ray has gone or cannot be reached: {said}; the same command goes on") from error
         finally:
             self._free()
             with contextlib.suppress(RayError):

@@ -33,9 +33,9 @@ class Line:
         self._starts += 1
         return self._starts - 1
 
-    def trains(self, step: int, workers: int) -> None:
-        """Called by rank 0: training goes on from this step."""
-        self._news.append(("trains", {"step": step, "workers": workers, "reached": self._step}))
+    def trains(self, step: int, workers: int, recorded: int) -> None:
+        """Called by rank 0: training goes on from this step; the record of those before speaks of so many steps."""
+        self._news.append(("trains", {"step": step, "workers": workers, "reached": max(self._step, recorded)}))
         self._step = step
 
     def at(self, step: int) -> int | None:

@@ -31,7 +31,7 @@ from rayconvai.errors import RayconvaiError, StorageError, WorkerError, out_of_m
 from rayconvai.experiment.interrupt import Interrupted, tell_to_stop
 from rayconvai.experiment.layout import RunLayout
 from rayconvai.experiment.mirror import fetched
-from rayconvai.experiment.record import OF_A_LINE, MetricsRecord
+from rayconvai.experiment.record import OF_A_LINE, MetricsRecord, read_metrics
 from rayconvai.experiment.storage import find_last, read_stamps
 from rayconvai.places import is_address, working_copy
 from rayconvai.train.finish import train
@@ -77,6 +77,7 @@ def work(job: Job, line: Any) -> dict[str, Any]:
             _arrive(job)
             torch.set_num_threads(max(1, int(taken.cpus)))
             again = rank == 0 and _begin(job, line)
+            listener.recorded = _recorded(job.run_dir) if rank == 0 else 0
 
             facts = {**job.facts, "ray": ray_facts()}
             workers = context.get_world_size()
@@ -121,11 +122,17 @@ _OF_THE_MACHINE = re.compile(
 def _begin(job: Job, line: Any) -> bool:
     """Tell the launcher that there is a new group of workers; return whether it goes on where one before it was."""
     group: Any = ray.util.get_current_placement_group()
-    if not ray.get(line.started.remote(group.id.hex())):
-        return False
+    before = ray.get(line.started.remote(group.id.hex()))
     newest = find_last(RunLayout(fetched(job.run_dir)).checkpoints, set_aside=False)
-    # Of a run that was there before this one, which was told to start anew.
-    return newest is None or any(stamp.time > job.began for stamp in read_stamps(newest)[:1])
+    if newest is None:  # or not to be seen from here
+        return bool(before)
+    # Else it is of a run that was there before this one, which was told to start anew.
+    return any(stamp.time > job.began for stamp in read_stamps(newest)[:1])
+
+
+def _recorded(run_dir: str) -> int:
+    steps = (line["step"] + 1 for line in read_metrics(RunLayout(working_copy(run_dir)).metrics) if line["kind"] == "step")
+    return max(steps, default=0)
 
 
 def _arrive(job: Job) -> None:
@@ -197,6 +204,8 @@ class _Listener(Callback):
 
     def __init__(self, line: Any, workers: int) -> None:
         self.line, self.workers = line, workers
+        self.recorded = 0
+        """How many steps the run's record has of those who were at it before."""
         self.preempted = False
         self._asked: Any = None
         self._looked = 0.0
@@ -204,7 +213,7 @@ class _Listener(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.line is not None:
-            self.line.trains.remote(trainer.global_step, self.workers)
+            self.line.trains.remote(trainer.global_step, self.workers, self.recorded if trainer.ckpt_path else 0)
 
     @override
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
