@@ -123,7 +123,8 @@ def _begin(job: Job, line: Any) -> bool:
     """Tell the launcher that there is a new group of workers; return whether it goes on where one before it was."""
     group: Any = ray.util.get_current_placement_group()
     before = ray.get(line.started.remote(group.id.hex()))
-    newest = find_last(RunLayout(fetched(job.run_dir)).checkpoints, set_aside=False)
+    elsewhere = job.config.exp_manager.checkpoint_callback_params.dirpath
+    newest = find_last(elsewhere or RunLayout(fetched(job.run_dir)).checkpoints, set_aside=False)
     if newest is None:  # or not to be seen from here
         return bool(before)
     # Else it is of a run that was there before this one, which was told to start anew.
