@@ -32,8 +32,8 @@ from rayconvai.experiment.options import options
 from rayconvai.train.address import check_address, in_ray_job
 from rayconvai.train.cluster import check_room, groups_of_job, ray_cluster, remove_groups
 from rayconvai.train.finish import Outcome
-from rayconvai.train.lean import LeanTrainer
-from rayconvai.train.line import TAKEN_AWAY, Failures, Line, death
+from rayconvai.train.lean import Failures, LeanTrainer
+from rayconvai.train.line import TAKEN_AWAY, Line, death
 from rayconvai.train.runtime import Runtime
 from rayconvai.train.strategies import worker_strategy
 from rayconvai.train.worker import LOOK_SECONDS, Job, work

@@ -8,9 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 from ray.exceptions import ActorUnavailableError, RayActorError
-from ray.train import UserCallback
-
-from rayconvai.errors import RayconvaiError
 
 TAKEN_AWAY = "its node was taken away"
 
@@ -54,19 +51,6 @@ class Line:
         """Return what came since this was called last."""
         news, self._news = self._news, []
         return news
-
-
-class Failures(UserCallback):
-    """Says how workers died. An error that would come again ends the run at once, where Train would start it again."""
-
-    def __init__(self, line: Any) -> None:
-        self.line = line
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        for error in worker_exceptions.values():
-            if isinstance(error, RayconvaiError):
-                raise error
-        self.line.add.remote("died", {rank: death(error) for rank, error in worker_exceptions.items()})
 
 
 def death(error: BaseException | None) -> str:
