@@ -16,7 +16,7 @@ from rayconvai.core.model import Model
 from rayconvai.data.corpus import Corpus, Splits
 from rayconvai.data.loader import StatefulLoader
 from rayconvai.data.manifest import Manifest, check_manifest, keep_good, text_problems
-from rayconvai.data.sampler import DurationBatchSampler, check_batching
+from rayconvai.data.sampler import DurationBatchSampler, Ranks, check_batching
 from rayconvai.errors import ConfigError, DataError
 from rayconvai.tokenizers.base import Tokenizer
 
@@ -186,7 +186,6 @@ class SpeechData(DataModule):
         )
 
     def _sampler(self, dataset: SpeechDataset, *, shuffle: bool) -> DurationBatchSampler:
-        trainer = self.trainer
         return DurationBatchSampler(
             dataset.manifest.durations,
             batch_seconds=self.batch_seconds,
@@ -194,9 +193,17 @@ class SpeechData(DataModule):
             num_buckets=self.num_buckets,
             shuffle=shuffle,
             seed=self.seed,
-            rank=trainer.global_rank if trainer else 0,
-            world_size=trainer.world_size if trainer else 1,
+            ranks=self._ranks(train=shuffle),
         )
+
+    def _ranks(self, *, train: bool) -> Ranks:
+        trainer = self.trainer
+        if trainer is None:
+            return Ranks()
+        rank, count = trainer.global_rank, trainer.world_size
+        if not train:
+            return Ranks(rank=rank, count=count)
+        return Ranks(rank=rank, count=count, most=self.most_ranks, accumulate=trainer.accumulate_grad_batches)
 
 
 def _named(splits: Splits) -> dict[str, Manifest]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 
 def length_mask(lengths_B: Tensor, size: int) -> Tensor:
@@ -55,28 +59,37 @@ class DepthwiseConv(nn.Module):
         return y_BDT.transpose(1, 2)
 
 
-class MaskedBatchNorm(nn.BatchNorm1d):
+class MaskedBatchNorm(_NormBase):  # no BatchNorm1d: trainer.sync_batchnorm would replace it by one without a mask
     """Batch normalisation of (B, T, D) over the frames that are not padding.
 
-    Statistics are those of this rank's part of the batch.
+    Statistics are those of this rank's part of the batch or, where ``over_ranks`` is set, of all ranks' parts.
     """
 
-    def forward(self, x_BTD: Tensor, mask_BT1: Tensor) -> Tensor:  # type: ignore[override]
+    over_ranks = False
+    """Set by the model that trains, as ``trainer.sync_batchnorm`` says."""
+
+    def forward(self, x_BTD: Tensor, mask_BT1: Tensor) -> Tensor:
         """Return the normalised frames; padded ones hold anything finite."""
         dtype = x_BTD.dtype
         assert self.running_mean is not None
         assert self.running_var is not None
         if self.training:
             x_BTD = x_BTD.float()
-            count = mask_BT1.sum().clamp(min=1)
-            mean_D = (x_BTD * mask_BT1).sum((0, 1)) / count
+            count = self._total(mask_BT1.sum().float()).clamp(min=1)
+            mean_D = self._total((x_BTD * mask_BT1).sum((0, 1))) / count
             centred = (x_BTD - mean_D) * mask_BT1
-            variance_D = centred.square().sum((0, 1)) / count
+            variance_D = self._total(centred.square().sum((0, 1))) / count
             self._follow(mean_D.detach(), variance_D.detach() * (count / (count - 1).clamp(min=1)))
         else:
             centred, variance_D = x_BTD - self.running_mean, self.running_var
         scale_D = torch.rsqrt(variance_D + self.eps) * self.weight
         return torch.addcmul(self.bias, centred, scale_D).to(dtype)
+
+    def _total(self, part: Tensor) -> Tensor:
+        if not (self.over_ranks and dist.is_initialized()):
+            return part
+        total: Tensor = _SumOverRanks.apply(part)
+        return total
 
     @torch.no_grad()
     def _follow(self, mean_D: Tensor, variance_D: Tensor) -> None:
@@ -85,6 +98,20 @@ class MaskedBatchNorm(nn.BatchNorm1d):
         assert self.momentum is not None
         self.running_mean.lerp_(mean_D, self.momentum)
         self.running_var.lerp_(variance_D, self.momentum)
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """The sum of all ranks' tensors; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor) -> Tensor:
+        total = part.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _SumOverRanks.forward(ctx, grad)
 
 
 class MaskedLayerNorm(nn.LayerNorm):

@@ -86,6 +86,36 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
         """
         return self.training_step(batch, 0)
 
+    def configure_model(self) -> None:
+        """Let normalisation go over all ranks if the trainer says so (Lightning calls this before training)."""
+        synchronized = getattr(self.trainer.strategy, "_layer_sync", None) is not None
+        for module in self.modules():
+            if hasattr(module, "over_ranks"):
+                vars(module)["over_ranks"] = synchronized
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Weight the mean loss of a batch by its share of the optimizer step (Lightning calls this).
+
+        The gradient is then that of the mean over all utterances of the step, however they are split over ranks and
+        batches. (What ``training_step`` returns must be a mean over the utterances of its batch.)
+        """
+        share = self._share()
+        if share is not None and share.of_step != 1:
+            loss = loss * share.of_step
+        super().backward(loss, *args, **kwargs)
+
+    def log_training_mean(self, name: str, mean: Tensor, count: int) -> None:
+        """Log the mean over the ``count`` utterances of a training batch, by step and epoch: what is logged is the mean
+        over all ranks' utterances."""
+        share, ranks = self._share(), self.trainer.world_size
+        if share is not None and share.own * ranks != share.beside:
+            mean = mean * (share.own * ranks / share.beside)
+        size = count * ranks if share is None else share.beside
+        self.log(name, mean, batch_size=size, on_step=True, on_epoch=True, prog_bar=True, sync_dist=True)
+
+    def _share(self) -> Any:
+        return getattr(self.trainer.train_dataloader, "share", None)  # other loaders do not know it
+
     def set_optimization(self, optim: Mapping[str, Any], schedule: Mapping[str, Any] | None) -> None:
         """Choose the optimizer and the learning-rate schedule for training: their config sections."""
         self._optim, self._schedule = optim, schedule

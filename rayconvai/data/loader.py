@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from rayconvai.data.sampler import DurationBatchSampler
+from rayconvai.data.sampler import DurationBatchSampler, Share
 from rayconvai.errors import RayconvaiError
 
 
@@ -76,6 +76,21 @@ class StatefulLoader(DataLoader[Any]):
             if (kills := _killed_for_memory()) > kills_before and "DataLoader worker" in str(error):
                 raise MemoryError(f"the system killed a loader worker ({kills - kills_before} for memory)") from error
             raise
+
+    @property
+    def share(self) -> Share:
+        """What the batch that was handed out last is of its step."""
+        return self._plan.share
+
+    @property
+    def position(self) -> int:
+        """How many of its batches this rank has behind it in this epoch."""
+        return self._plan.position
+
+    @property
+    def moved(self) -> bool:
+        """Whether the state that was loaded is one of another number of ranks."""
+        return self._plan.moved
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sampler's state after the last batch that was handed out."""

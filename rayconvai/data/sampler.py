@@ -1,4 +1,4 @@
-"""Batches of utterances of similar length, the same plan on every rank."""
+"""Batches of utterances of similar length, the same plan on every rank and for any number of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,14 +32,68 @@ class Draw(int):
         return draw
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """Who shares the batches.
+
+    Raises:
+        ConfigError: numbers that cannot be.
+    """
+
+    rank: int = 0
+    """Which share to yield."""
+    count: int = 1
+    most: int | None = None
+    """How many ranks the plan of an epoch is made for; None: as many as there are. It stays the same when there are
+    fewer, who take its batches in the same order."""
+    accumulate: int = 1
+    """Batches of each rank in an optimizer step."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.count:
+            raise ConfigError(f"rank {self.rank} is not in 0 to {self.count - 1}; give the rank of this process")
+        if self.planned < self.count:
+            raise ConfigError(f"{self.count} ranks are more than the {self.most} that the batches are planned for")
+
+    @property
+    def planned(self) -> int:
+        """The number of ranks that a plan is made for."""
+        return self.count if self.most is None else self.most
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a batch is of all that one optimizer step learns from, in utterances."""
+
+    own: int
+    beside: int
+    """In the batches that all ranks have now."""
+    step: int
+    """In all batches of all ranks until the optimizer steps."""
+    batches: int
+    """How many batches a step has; the last of an epoch may have fewer."""
+
+    @property
+    def of_step(self) -> float:
+        """What a batch's mean counts, where the mean over the batches is to be that over the utterances of the step."""
+        return self.own * self.batches / self.step
+
+
 class DurationBatchSampler(Sampler[list[int]]):
     """Yields lists of ``Draw``: batches of similar duration, in random order.
 
-    Utterances are put into buckets that hold equal seconds of speech, and into batches at random within their bucket;
-    what does not fill a batch moves on to the next longer bucket. Batches and their order are new in each epoch, their
-    number is not. Ranks take neighbouring batches in the same step, so that none waits long. Every utterance comes
-    exactly once an epoch, and all ranks get the same number of batches: where the count does not divide, batches are
-    split in two. (Only if there are too few utterances for that, the shortest are joined, beyond the bound.)
+    Utterances are put into buckets that hold equal seconds of speech, and into steps at random within their bucket: so
+    many utterances as make a batch for each rank. What does not fill a step moves on to the next longer bucket. A step
+    is divided evenly among the ranks, so that n ranks learn from the same utterances at each step as one rank would
+    with n times the ``batch_size``. Steps and their order are new in each epoch, their number is not.
+
+    Every utterance comes exactly once an epoch, and all ranks get the same number of batches; steps of fewer utterances
+    than ranks take some from others. (Only if there are too few for that are steps joined, beyond the bound.)
+
+    A plan that is made for more ranks than there are (``Ranks.most``) is the same for any number of them: they take its
+    batches in order, as many at a time as they are. A position in it is a number of batches of all ranks, so a run goes
+    on in mid-epoch with more or fewer ranks, and each utterance still comes once; but if the ranks do not divide the
+    batches that are left, the last few, less than one for each rank, are left out of that epoch.
 
     Args:
         durations: seconds of each utterance, (N,).
@@ -48,8 +103,7 @@ class DurationBatchSampler(Sampler[list[int]]):
         num_buckets: more buckets: less padding, and less random company.
         shuffle: False gives the same batches, longest first, in each epoch.
         seed: of the random order; the same on all ranks.
-        rank: which share to yield.
-        world_size: number of shares.
+        ranks: who shares the batches.
 
     Raises:
         ConfigError: settings that cannot be.
@@ -65,23 +119,25 @@ class DurationBatchSampler(Sampler[list[int]]):
         num_buckets: int = 16,
         shuffle: bool = True,
         seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
+        ranks: Ranks = Ranks(),  # frozen
     ) -> None:
         self.durations = np.asarray(durations, dtype=np.float64)
-        self.shuffle, self.seed, self.rank, self.world_size = shuffle, seed, rank, world_size
+        self.shuffle, self.seed, self.ranks = shuffle, seed, ranks
         check_batching(batch_seconds, batch_size, num_buckets)
-        if not 0 <= rank < world_size:
-            raise ConfigError(f"rank {rank} is not in 0 to {world_size - 1}; give the rank of this process")
-        if len(self.durations) < world_size:
-            raise DataError(f"{len(self.durations)} utterances cannot be shared by {world_size} ranks; use fewer ranks")
+        planned = ranks.planned
+        if len(self.durations) < planned:
+            raise DataError(f"{len(self.durations)} utterances cannot be shared by {planned} ranks; use fewer ranks")
         self._buckets = _buckets(self.durations, num_buckets, batch_seconds)
-        self._sizes = [batch_size or _fitting(batch_seconds, self.durations[bucket[-1]]) for bucket in self._buckets]
-        settings = [batch_seconds, batch_size, num_buckets, shuffle, seed, world_size]
+        sizes = [batch_size or _fitting(batch_seconds, self.durations[bucket[-1]]) for bucket in self._buckets]
+        self._sizes = [size * planned for size in sizes]
+        settings = [batch_seconds, batch_size, num_buckets, shuffle, seed, planned]
         content = hashlib.sha256(self.durations.tobytes() + json.dumps(settings).encode())
         self._identity = content.hexdigest()
-        self._count = self._count_batches()
-        self.epoch, self._position, self._resume_at = 0, 0, 0
+        self._total = self._count_steps() * planned
+        self.epoch, self._used, self._resume_at = 0, 0, 0
+        self._dealt: list[list[int]] = []
+        self.moved = False
+        """The state that was loaded is one of another number of ranks."""
 
     @property
     def sampler(self) -> DurationBatchSampler:
@@ -90,7 +146,7 @@ class DurationBatchSampler(Sampler[list[int]]):
 
     def __len__(self) -> int:
         """Number of batches of this rank; the same on all ranks and in all epochs."""
-        return self._count // self.world_size
+        return self._total // self.ranks.count
 
     def __iter__(self) -> Iterator[list[int]]:
         for batch in self.begin():
@@ -99,26 +155,44 @@ class DurationBatchSampler(Sampler[list[int]]):
 
     def begin(self) -> Iterator[list[int]]:
         """Yield the batches of the epoch from the restored position on, not counting them: see ``advance``."""
-        self._position, self._resume_at = self._resume_at, 0
-        epoch, batches = self.epoch, self.plan(self.epoch)[self.rank :: self.world_size]
-        for batch in batches[self._position :]:
-            yield [Draw.of(index, epoch) for index in batch.tolist()]
+        self._used, self._resume_at = self._resume_at, 0
+        epoch, batches, count = self.epoch, self.plan(self.epoch), self.ranks.count
+        together = [batches[first : first + count] for first in range(self._used, self._end, count)]
+        self._dealt = [[len(batch) for batch in group] for group in together]
+        for group in together:
+            yield [Draw.of(index, epoch) for index in group[self.ranks.rank].tolist()]
 
     def advance(self) -> None:
         """Count a batch as used. Who draws batches ahead of their use (a loader) calls this at their use."""
-        self._position += 1
+        self._used += self.ranks.count
+
+    @property
+    def position(self) -> int:
+        """How many of its ``len(self)`` batches this rank has behind it, counted back from the end of the epoch."""
+        return len(self) - (self._end - self._used) // self.ranks.count
+
+    @property
+    def share(self) -> Share:
+        """What the batch that was used last is of its step."""
+        ranks, first = self.ranks, len(self) - len(self._dealt)
+        at = self.position - 1
+        begin = at - at % ranks.accumulate
+        step = self._dealt[max(begin - first, 0) : begin - first + ranks.accumulate]
+        now = self._dealt[at - first]
+        return Share(now[ranks.rank], sum(now), sum(map(sum, step)), ranks.count * ranks.accumulate)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration. A position restored for another epoch is given up."""
         if epoch != self.epoch:
-            self.epoch, self._position, self._resume_at = epoch, 0, 0
+            self.epoch, self._used, self._resume_at = epoch, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return ``{"epoch", "position", "length", "plan"}``: batches used of the epoch's; the same on all ranks."""
-        return {"epoch": self.epoch, "position": self._position, "length": len(self), "plan": self._identity}
+        """Return how many batches of the epoch's plan all ranks have used; the same on all ranks."""
+        place = {"epoch": self.epoch, "position": self._used, "length": self._end}
+        return {**place, "ranks": self.ranks.count, "plan": self._identity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next iteration begin where the state was taken.
+        """Let the next iteration begin where the state was taken, by as many ranks or by others.
 
         Raises:
             CheckpointError: it was taken in mid-epoch with other utterances or settings.
@@ -127,10 +201,16 @@ class DurationBatchSampler(Sampler[list[int]]):
         if state["plan"] != self._identity and not ended:
             raise CheckpointError(
                 "cannot resume in mid-epoch: the training utterances, the batch settings, the seed or the number of "
-                "ranks changed since the checkpoint; restore them, or start from an end-of-epoch checkpoint"
+                "ranks (the largest, where it may vary) changed since the checkpoint; restore them, or start from an "
+                "end-of-epoch checkpoint"
             )
-        self.epoch = int(state["epoch"])
-        self._position = self._resume_at = len(self) if ended else int(state["position"])
+        self.epoch, self.moved = int(state["epoch"]), state.get("ranks", self.ranks.count) != self.ranks.count
+        self._used = self._resume_at = self._total if ended else int(state["position"])
+
+    @property
+    def _end(self) -> int:
+        """How many batches of the plan will have been used at the end of the epoch."""
+        return self._total - (self._total - self._used) % self.ranks.count
 
     def padding_ratio(self, epoch: int | None = None) -> float:
         """Return which part of all batches of an epoch (the present one) is padding, 0 to 1."""
@@ -139,48 +219,46 @@ class DurationBatchSampler(Sampler[list[int]]):
         return 1 - float(self.durations.sum()) / padded
 
     def plan(self, epoch: int) -> list[Indices]:
-        """Return all ranks' batches of an epoch in order: step i is ``plan[i * world_size : (i + 1) * world_size]``."""
-        random = np.random.default_rng((self.seed, epoch))
-        batches: list[Indices] = []
+        """Return all batches of an epoch in order, those of a step beside each other."""
+        random, planned = np.random.default_rng((self.seed, epoch)), self.ranks.planned
+        steps: list[Indices] = []
         rest = np.empty(0, dtype=np.int64)
-        for bucket, size in zip(self._buckets, self._sizes, strict=True):
-            if size == 1 and len(rest):  # not one by one with those that stand alone
-                batches.append(rest)
+        for bucket, size, before in zip(self._buckets, self._sizes, [0, *self._sizes[:-1]], strict=True):
+            if size == planned < before and len(rest):  # not one by one with those that stand alone
+                steps.append(rest)
                 rest = rest[:0]
             pool = np.concatenate([rest, random.permutation(bucket) if self.shuffle else bucket])
             full = len(pool) // size * size
-            batches.extend(np.split(pool[:full], full // size) if full else [])
+            steps.extend(np.split(pool[:full], full // size) if full else [])
             rest = pool[full:]
         if len(rest):
-            batches.append(rest)
-        batches = self._resize(batches)
-        steps = [batches[first : first + self.world_size] for first in range(0, len(batches), self.world_size)]
-        if not self.shuffle:
-            return [batch for step in reversed(steps) for batch in reversed(step)]
-        order = random.permutation(len(steps))
-        return [steps[i][j] for i in order for j in random.permutation(self.world_size)]
+            steps.append(rest)
+        self._fill(steps)
+        order = random.permutation(len(steps)) if self.shuffle else range(len(steps))[::-1]
+        return [batch for i in order for batch in np.array_split(steps[i], planned)]
 
-    def _count_batches(self) -> int:
-        """Return the number of batches of ``plan``, without making it."""
+    def _count_steps(self) -> int:
+        """Return the number of steps of ``plan``, without making it."""
+        planned = self.ranks.planned
         count = rest = 0
-        for bucket, size in zip(self._buckets, self._sizes, strict=True):
-            if size == 1:
+        for bucket, size, before in zip(self._buckets, self._sizes, [0, *self._sizes[:-1]], strict=True):
+            if size == planned < before:
                 count, rest = count + bool(rest), 0
             full, rest = divmod(rest + len(bucket), size)
             count += full
-        count += bool(rest)
-        return _divisible(count, len(self.durations), self.world_size)
+        return min(count + bool(rest), len(self.durations) // planned)
 
-    def _resize(self, batches: list[Indices]) -> list[Indices]:
-        """Split batches (the largest first), or join them, until every rank gets as many."""
-        while len(batches) < self._count:
-            at = max(range(len(batches)), key=lambda i: len(batches[i]))
-            half = len(batches[at]) // 2
-            batches[at : at + 1] = [batches[at][:half], batches[at][half:]]
-        while len(batches) > self._count:
-            batches.sort(key=lambda batch: float(self.durations[batch].max()) * len(batch))
-            batches[:2] = [np.concatenate(batches[:2])]
-        return batches
+    def _fill(self, steps: list[Indices]) -> None:
+        """Let every step have an utterance for each rank."""
+        planned = self.ranks.planned
+        while len(steps) * planned > self._total:
+            steps.sort(key=lambda step: float(self.durations[step].max()) * len(step))
+            joined = np.concatenate(steps[:2])
+            steps[:2] = [joined[np.argsort(self.durations[joined], kind="stable")]]  # the short ones make the pairs
+        for at in [i for i, step in enumerate(steps) if len(step) < planned]:
+            while len(steps[at]) < planned:
+                giver = max(range(len(steps)), key=lambda i: len(steps[i]))
+                steps[at], steps[giver] = np.append(steps[at], steps[giver][-1]), steps[giver][:-1]
 
 
 def check_batching(batch_seconds: float | None, batch_size: int | None, num_buckets: int) -> None:
@@ -216,9 +294,3 @@ def _buckets(durations: npt.NDArray[np.float64], num_buckets: int, batch_seconds
         _log.info("%d utterances are longer than batch_seconds=%s and make batches alone", len(alone), batch_seconds)
         parts.append(alone)
     return parts
-
-
-def _divisible(count: int, utterances: int, world_size: int) -> int:
-    """Return the number of batches nearest ``count`` that divides by the ranks and that the utterances can make."""
-    up = -(-count // world_size) * world_size
-    return up if up <= utterances else count // world_size * world_size

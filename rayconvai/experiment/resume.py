@@ -164,6 +164,7 @@ class ExactResume(Callback):
             # A model that asked for the number of steps, to make its schedule, had the loaders made before Lightning
             # knew their states, which it then forgets.
             _load_positions(trainer)
+        _count_anew(trainer)
         if self._saved is not None and len(self._saved["ranks"]) != trainer.world_size and trainer.is_global_zero:
             log.warning(
                 "the checkpoint has the random states of %d processes, and %d go on: those that were not there are "
@@ -210,6 +211,16 @@ class ExactResume(Callback):
             _restore(ranks[rank])
         else:
             _seed_after(ranks[0], rank)
+
+
+def _count_anew(trainer: Trainer) -> None:
+    """Let Lightning's count of this rank's batches be right where a run goes on with another number of ranks."""
+    loader: Any = trainer.train_dataloader
+    counts = trainer.fit_loop.epoch_loop.batch_progress.current
+    if getattr(loader, "moved", False):
+        new = loader.position - counts.ready
+        for name in ("ready", "started", "processed", "completed"):
+            setattr(counts, name, getattr(counts, name) + new)
 
 
 def _step_plateaus(trainer: Trainer) -> None:

@@ -151,8 +151,7 @@ class CTCModel(Model):
     def training_step(self, batch: SpeechBatch, batch_idx: int) -> Tensor:
         loss, _, _ = self._step(batch)
         self._refuse_not_finite(loss, batch, "train")
-        size = self._weight(batch)
-        self.log("train_loss", loss, batch_size=size, on_step=True, on_epoch=True, prog_bar=True, sync_dist=True)
+        self.log_training_mean("train_loss", loss, len(batch.audio_lengths))
         return loss
 
     @override

@@ -60,7 +60,7 @@ def test_a_test_set_that_is_too_small_for_the_ranks_is_found_before_training(
     corpus = ManifestCorpus(train=write_manifest(), dev=write_manifest("dev"), test=write_manifest("test", ["abc"]))
     data = SpeechData(corpus=corpus, batch_size=2)
     data.bind(model)
-    data.trainer = SimpleNamespace(world_size=2, global_rank=0)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(world_size=2, global_rank=0, accumulate_grad_batches=1)  # type: ignore[assignment]
     with pytest.raises(DataError, match=r"test.jsonl: 1 test utterances cannot be shared by 2 processes"):
         data.train_dataloader()
 

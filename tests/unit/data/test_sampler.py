@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayconvai.data.manifest import Manifest
-from rayconvai.data.sampler import Draw, DurationBatchSampler
+from rayconvai.data.sampler import Draw, DurationBatchSampler, Ranks
 from rayconvai.errors import CheckpointError, ConfigError, DataError
 
 DURATIONS = st.lists(st.floats(0.125, 40, width=32), min_size=1, max_size=150)
@@ -30,11 +30,11 @@ def test_every_utterance_once_and_every_rank_as_many(
 ) -> None:
     if len(durations) < world_size:
         with pytest.raises(DataError, match="cannot be shared"):
-            DurationBatchSampler(durations, **batching, **options, world_size=world_size)
+            DurationBatchSampler(durations, **batching, **options, ranks=Ranks(count=world_size))
         return
     ranks = []
     for rank in range(world_size):
-        sampler = DurationBatchSampler(durations, **batching, **options, rank=rank, world_size=world_size)
+        sampler = DurationBatchSampler(durations, **batching, **options, ranks=Ranks(rank=rank, count=world_size))
         sampler.set_epoch(epoch)
         batches = list(sampler)
         assert len(batches) == len(sampler), "the length is known before, and the same in all epochs"
@@ -44,7 +44,7 @@ def test_every_utterance_once_and_every_rank_as_many(
     drawn = sorted(index for batches in ranks for batch in batches for index in batch)
     assert drawn == list(range(len(durations)))
     alone = DurationBatchSampler(durations, **batching, **options)
-    if -(-len(alone) // world_size) * world_size <= len(durations):  # else some have to be joined
+    if world_size == 1 or len(alone) + 3 * world_size <= len(durations):  # else some may have to be joined
         _assert_bound(ranks, durations, batching)
 
 
@@ -57,7 +57,7 @@ def _assert_bound(ranks: list, durations: list[float], batching: dict) -> None:
 
 def test_utterances_that_cannot_be_divided_are_joined() -> None:
     durations = [3.0, 1.0, 1.0, 9.0, 9.0]
-    ranks = [list(DurationBatchSampler(durations, batch_size=1, rank=rank, world_size=2)) for rank in (0, 1)]
+    ranks = [list(DurationBatchSampler(durations, batch_size=1, ranks=Ranks(rank=rank, count=2))) for rank in (0, 1)]
     assert [len(batches) for batches in ranks] == [2, 2]
     assert sorted(sorted(batch) for batches in ranks for batch in batches) == [[0], [1, 2], [3], [4]]
 
@@ -90,7 +90,13 @@ def test_restored_position_is_for_its_epoch_only() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"batch_size": 5}, {"seed": 1}, {"num_buckets": 3}, {"world_size": 2}, {"durations": np.linspace(1, 6, 50)}],
+    [
+        {"batch_size": 5},
+        {"seed": 1},
+        {"num_buckets": 3},
+        {"ranks": Ranks(count=2)},
+        {"durations": np.linspace(1, 6, 50)},
+    ],
     ids=lambda change: next(iter(change)),
 )
 def test_another_plan_is_refused(change: dict) -> None:
@@ -101,7 +107,9 @@ def test_another_plan_is_refused(change: dict) -> None:
 
 
 def test_state_is_the_same_on_all_ranks() -> None:
-    ranks = [DurationBatchSampler(np.linspace(1, 5, 50), batch_size=4, rank=rank, world_size=2) for rank in (0, 1)]
+    ranks = [
+        DurationBatchSampler(np.linspace(1, 5, 50), batch_size=4, ranks=Ranks(rank=rank, count=2)) for rank in (0, 1)
+    ]
     for sampler in ranks:
         list(islice(sampler, 3))
     assert ranks[0].state_dict() == ranks[1].state_dict()
@@ -135,12 +143,75 @@ def test_unshuffled_is_longest_first() -> None:
         pytest.param({"batch_size": 0}, "batch_size is 0", id="zero"),
         pytest.param({"batch_seconds": float("nan")}, "batch_seconds is nan", id="nan"),
         pytest.param({"batch_size": 2, "num_buckets": 0}, "num_buckets is 0", id="no_buckets"),
-        pytest.param({"batch_size": 2, "rank": 2, "world_size": 2}, "rank 2 is not in 0 to 1", id="rank"),
     ],
 )
 def test_settings_that_cannot_be(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         DurationBatchSampler([1.0, 2.0, 3.0], **options)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [({"rank": 2, "count": 2}, "rank 2 is not in 0 to 1"), ({"count": 3, "most": 2}, "3 ranks are more than the 2")],
+    ids=["rank", "most"],
+)
+def test_ranks_that_cannot_be(numbers: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Ranks(**numbers)
+
+
+@pytest.mark.parametrize("size", [5, 7])
+def test_ranks_learn_from_what_one_would_with_a_larger_batch(size: int) -> None:
+    durations = np.random.default_rng(0).uniform(1, 9, 101)
+    alone = list(DurationBatchSampler(durations, batch_size=3 * size))
+    ranks = [DurationBatchSampler(durations, batch_size=size, ranks=Ranks(rank=rank, count=3)) for rank in range(3)]
+    assert [sorted(i for batch in step for i in batch) for step in zip(*ranks, strict=True)] == list(map(sorted, alone))
+
+
+MOVES = st.lists(st.tuples(st.integers(1, 4), st.integers(0, 6)), min_size=1, max_size=4)
+
+
+@given(DURATIONS.filter(lambda d: len(d) >= 4), BATCHING, OPTIONS, MOVES)
+def test_ranks_may_come_and_go_in_mid_epoch(
+    durations: list[float], batching: dict, options: dict, moves: list[tuple[int, int]]
+) -> None:
+    """Moves: how many ranks there are, and how many steps they take."""
+
+    def ranks(count: int) -> list[DurationBatchSampler]:
+        places = [Ranks(rank=rank, count=count, most=4) for rank in range(count)]
+        return [DurationBatchSampler(durations, **batching, **options, ranks=place) for place in places]
+
+    planned = [batch.tolist() for batch in ranks(1)[0].plan(0)]
+    state, drawn = ranks(1)[0].state_dict(), []
+    for count, steps in [*moves, (moves[-1][0], None)]:
+        samplers = ranks(count)
+        for sampler in samplers:
+            sampler.load_state_dict(state)
+        behind = samplers[0].position
+        taken = list(islice(zip(*samplers, strict=True), steps))
+        assert samplers[0].position == behind + len(taken) <= len(samplers[0])
+        drawn += [batch for step in taken for batch in step]
+        state = samplers[0].state_dict()
+    assert samplers[0].position == len(samplers[0])
+    assert drawn == planned[: len(drawn)]
+    assert len(planned) - len(drawn) < max(count for count, _ in moves)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_shares_of_a_step_make_the_mean_of_its_utterances(accumulate: int) -> None:
+    durations = np.random.default_rng(0).uniform(1, 9, 101)
+    places = [Ranks(rank=rank, count=2, accumulate=accumulate) for rank in (0, 1)]
+    ranks = [DurationBatchSampler(durations, batch_size=4, ranks=place) for place in places]
+    steps: list[list] = []
+    for number, batches in enumerate(zip(*ranks, strict=True)):
+        steps += [[]] if number % accumulate == 0 else []
+        for sampler, batch in zip(ranks, batches, strict=True):
+            share = sampler.share
+            assert (share.own, share.beside) == (len(batch), sum(map(len, batches)))
+            steps[-1].append((share.of_step / share.batches, np.mean(durations[batch]), durations[batch]))
+    for step in steps:
+        mean = np.concatenate([values for *_, values in step]).mean()
+        assert sum(weight * part for weight, part, _ in step) == pytest.approx(mean)
 
 
 @pytest.mark.parametrize("name", ["digits_connected", "so762"])

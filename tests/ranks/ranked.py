@@ -1,0 +1,95 @@
+"""Runs a training in several processes that plain torch.distributed joins, as any launcher would."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, Trainer
+
+from rayconvai.config.compose import compose
+from rayconvai.train.fit import evaluate, fit
+from rayconvai.train.runtime import Runtime
+
+
+class Curve(Callback):
+    """Keeps the loss of each batch."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self.losses.append(trainer.callback_metrics["train_loss_step"].item())
+
+
+def train(overrides: Sequence[str], run_dir: Path, stop_at: int | None = None, **place: Any) -> dict[str, Any]:
+    """Train; ``stop_at``: until that step."""
+    curve = Curve()
+    config = compose("asr/conformer_ctc", list(overrides))
+    if stop_at is not None:
+        config.trainer.max_steps = stop_at
+    ranks = int(os.environ["WORLD_SIZE"])
+    strategy = {
+        "devices": ranks,
+        "strategy": place.pop("strategy", "ddp") if ranks > 1 or "strategy" in place else "auto",
+    }
+    runtime = Runtime(run_dir=run_dir, progress=False, callbacks=[curve], **strategy, **place)
+    result = fit(config, runtime)
+    return {"losses": curve.losses, "metrics": result.metrics, "best": result.best_checkpoint}
+
+
+def measure(overrides: Sequence[str], weights: Path) -> dict[str, float]:
+    """Measure a checkpoint on the dev set."""
+    ranks = int(os.environ["WORLD_SIZE"])
+    runtime = Runtime(progress=False, devices=ranks, strategy="ddp" if ranks > 1 else "auto")
+    return evaluate(compose("asr/conformer_ctc", list(overrides)), weights, "dev", runtime)[1]
+
+
+def on_ranks(count: int, function: Any, directory: Path, *arguments: Any, **options: Any) -> list[Any]:
+    """Call a function of this module in ``count`` processes; return what each returned.
+
+    Raises:
+        Whatever one of them raised.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rayconvai.train.fit", "rayconvai.asr.data", "rayconvai.asr.models.ctc"])
+    directory.mkdir(parents=True, exist_ok=True)
+    results = [directory / f"result_{rank}.pt" for rank in range(count)]
+    processes = [
+        context.Process(target=_rank, args=(rank, count, port, results[rank], function, arguments, options))
+        for rank in range(count)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    answers = [torch.load(path, weights_only=False) for path in results]
+    for error in (answer for answer in answers if isinstance(answer, Exception)):
+        raise error
+    return answers
+
+
+def _rank(rank: int, count: int, port: int, result: Path, function: Any, arguments: Any, options: Any) -> None:
+    # What torchrun sets.
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
+    os.environ |= {name: str(value) for name, value in (place | address).items()}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=count)
+    try:
+        answer = function(*arguments, **options)
+    except Exception as error:  # noqa: BLE001 (for the test to raise)
+        traceback.print_exc()
+        answer = error
+    torch.save(answer, result)
+    dist.destroy_process_group()

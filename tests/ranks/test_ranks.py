@@ -1,0 +1,86 @@
+"""Several ranks compute what one does: plain torch.distributed with gloo, whatever starts the processes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from ranked import measure, on_ranks, train
+
+from rayconvai.data.manifest import Manifest
+from rayconvai.errors import DataError
+
+TOLERANCE = 1e-5
+"""Relative difference of the loss at any of thirty steps; the order of additions makes a tenth of it."""
+TINY = (
+    "data=manifest",
+    "augment=none",
+    "trainer=cpu",
+    "optim.lr=2e-3",
+    "data.batch_seconds=null",
+    "model.preprocessor.dither=0",
+    "model.encoder.num_layers=1",
+    "model.encoder.d_model=32",
+    "model.encoder.num_heads=2",
+    "model.encoder.dropout=0",
+    "model.encoder.conv_kernel_size=5",
+    "exp_manager.create_tensorboard_logger=false",
+)
+
+
+def corpus(rows: int, dev_rows: int, directory: Path, shared_data: Path) -> tuple[str, ...]:
+    """Return overrides for the first utterances of real speech: strings of digits."""
+    made = []
+    for split, count in (("train", rows), ("dev", dev_rows)):
+        manifest = Manifest.open(shared_data / "digits_connected" / "manifest.jsonl", split="train")
+        lines = [
+            {"audio_filepath": str(row.audio_filepath), "duration": row.duration, "text": row.text}
+            for row, _ in zip(manifest, range(count), strict=False)
+        ]
+        path = directory / f"{split}_{count}.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        made.append(f"data.corpus.{split}={path}")
+    return tuple(made)
+
+
+@pytest.fixture
+def speech(tmp_path: Path, shared_data: Path) -> tuple[str, ...]:
+    return (*TINY, *corpus(75, 7, tmp_path, shared_data))
+
+
+CASES = {
+    "plain": (),
+    "batch_norm": ("model.encoder.variant.conv_norm=batch", "trainer.sync_batchnorm=true"),
+    "accumulated": ("trainer.accumulate_grad_batches=3",),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_learn_as_one_with_twice_the_batch(case: str, speech: tuple[str, ...], tmp_path: Path) -> None:
+    """75 utterances in eights leave a step of eleven: ranks that have six and five, and gradients that are clipped."""
+    overrides = (*speech, "trainer.max_epochs=6", *CASES[case])
+    (one,) = on_ranks(1, train, tmp_path / "one", (*overrides, "data.batch_size=16"), tmp_path / "one" / "run")
+    two, _ = on_ranks(2, train, tmp_path / "two", (*overrides, "data.batch_size=8"), tmp_path / "two" / "run")
+    assert len(one["losses"]) == 30
+    assert one["losses"][-1] < 0.5 * one["losses"][0]
+    assert two["losses"] == pytest.approx(one["losses"], rel=TOLERANCE)
+    assert two["metrics"] == pytest.approx(one["metrics"], rel=10 * TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("utterances", [2, 3, 7])
+def test_metrics_are_those_of_one_rank_whatever_the_split(utterances: int, tmp_path: Path, shared_data: Path) -> None:
+    overrides = (*TINY, "data.batch_size=2", "trainer.max_epochs=1", *corpus(8, utterances, tmp_path, shared_data))
+    (trained,) = on_ranks(1, train, tmp_path / "run", overrides, tmp_path / "run" / "run")
+    (one,) = on_ranks(1, measure, tmp_path / "one", overrides, trained["best"])
+    for answer in on_ranks(2, measure, tmp_path / "two", overrides, trained["best"]):
+        assert answer == pytest.approx(one, rel=1e-6)
+        assert (answer["val_wer"], answer["val_cer"]) == (one["val_wer"], one["val_cer"])
+
+
+def test_fewer_utterances_than_ranks_are_refused(tmp_path: Path, shared_data: Path) -> None:
+    overrides = (*TINY, "data.batch_size=2", *corpus(8, 1, tmp_path, shared_data))
+    with pytest.raises(DataError, match=r"dev_1.jsonl: 1 dev utterances cannot be shared by 2 processes"):
+        on_ranks(2, train, tmp_path, overrides, tmp_path / "run")
