@@ -77,7 +77,7 @@ class EpochMeans(Callback):
     def state_dict(self) -> dict[str, Any]:
         means = {key: m for key, m in self._results.items() if m.is_tensor and m.meta.on_epoch and not m.has_reset}
         return {
-            key: (m.value.clone(), m.cumulated_batch_size.clone())
+            key: (_over_ranks(m.value), _over_ranks(m.cumulated_batch_size))
             for key, m in means.items()
             if m.meta.is_mean_reduction
         }
@@ -106,6 +106,15 @@ class EpochMeans(Callback):
             metric = self._results[key]
             metric.value = metric.value + total.to(metric.value)
             metric.cumulated_batch_size = metric.cumulated_batch_size + count.to(metric.cumulated_batch_size)
+
+
+def _over_ranks(part: torch.Tensor) -> torch.Tensor:
+    """Return the mean over ranks, which Lightning takes at the end of the epoch: any rank may go on from it."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return part.clone()
+    total = part.double()
+    dist.all_reduce(total)
+    return (total / dist.get_world_size()).to(part.dtype)
 
 
 class ExactResume(Callback):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 import traceback
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, Trainer
 
 from rayconvai.config.compose import compose
+from rayconvai.experiment.interrupt import Interrupted
 from rayconvai.train.fit import evaluate, fit
 from rayconvai.train.runtime import Runtime
 
@@ -29,19 +31,27 @@ class Curve(Callback):
         self.losses.append(trainer.callback_metrics["train_loss_step"].item())
 
 
-def train(overrides: Sequence[str], run_dir: Path, stop_at: int | None = None, **place: Any) -> dict[str, Any]:
-    """Train; ``stop_at``: until that step."""
-    curve = Curve()
+class StopAt(Callback):
+    """Stops the run at a step as Ctrl-C does, on one rank."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step and trainer.is_global_zero:
+            self.step = -1  # a second signal would stop at once
+            signal.raise_signal(signal.SIGINT)
+
+
+def train(overrides: Sequence[str], run_dir: Path, stop_at: int = -1, **place: Any) -> dict[str, Any]:
+    """Train; ``stop_at``: until about that step."""
+    curve, ranks = Curve(), int(os.environ["WORLD_SIZE"])
     config = compose("asr/conformer_ctc", list(overrides))
-    if stop_at is not None:
-        config.trainer.max_steps = stop_at
-    ranks = int(os.environ["WORLD_SIZE"])
-    strategy = {
-        "devices": ranks,
-        "strategy": place.pop("strategy", "ddp") if ranks > 1 or "strategy" in place else "auto",
-    }
-    runtime = Runtime(run_dir=run_dir, progress=False, callbacks=[curve], **strategy, **place)
-    result = fit(config, runtime)
+    place = {"devices": ranks, "strategy": "ddp" if ranks > 1 else "auto"} | place
+    try:
+        result = fit(config, Runtime(run_dir=run_dir, progress=False, callbacks=[curve, StopAt(stop_at)], **place))
+    except Interrupted:
+        return {"losses": curve.losses}
     return {"losses": curve.losses, "metrics": result.metrics, "best": result.best_checkpoint}
 
 

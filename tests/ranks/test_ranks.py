@@ -27,6 +27,7 @@ TINY = (
     "model.encoder.conv_kernel_size=5",
     "exp_manager.create_tensorboard_logger=false",
 )
+RESUMES = ("exp_manager.resume_if_exists=true", "exp_manager.resume_ignore_no_checkpoint=true")
 
 
 def corpus(rows: int, dev_rows: int, directory: Path, shared_data: Path) -> tuple[str, ...]:
@@ -84,3 +85,18 @@ def test_fewer_utterances_than_ranks_are_refused(tmp_path: Path, shared_data: Pa
     overrides = (*TINY, "data.batch_size=2", *corpus(8, 1, tmp_path, shared_data))
     with pytest.raises(DataError, match=r"dev_1.jsonl: 1 dev utterances cannot be shared by 2 processes"):
         on_ranks(2, train, tmp_path, overrides, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_in_mid_epoch_with_fewer_ranks_and_then_more(speech: tuple[str, ...], tmp_path: Path) -> None:
+    """One rank accumulates what two had: each step, and the mean of each epoch, are those of two that never stopped."""
+    overrides = (*speech, "trainer.max_epochs=3", "data.batch_size=8", *RESUMES)
+    two = {"most_workers": 2}
+    whole, _ = on_ranks(2, train, tmp_path / "whole", overrides, tmp_path / "whole" / "run", **two)
+    run = tmp_path / "run"
+    assert len(on_ranks(2, train, tmp_path / "1", overrides, run, stop_at=1, **two)[0]["losses"]) == 2
+    (one,) = on_ranks(1, train, tmp_path / "2", overrides, run, stop_at=7, accumulate=2, **two)
+    assert len(one["losses"]) == 12
+    resumed, _ = on_ranks(2, train, tmp_path / "3", overrides, run, **two)
+    assert resumed["losses"] == pytest.approx(whole["losses"][8:], rel=TOLERANCE)
+    assert resumed["metrics"] == pytest.approx(whole["metrics"], rel=10 * TOLERANCE)
