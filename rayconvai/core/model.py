@@ -10,8 +10,10 @@ from typing import Any, ClassVar
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from typing_extensions import Self
 
 from rayconvai.core.artefact import read_artefact, write_artefact
@@ -87,7 +89,10 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
         return self.training_step(batch, 0)
 
     def configure_model(self) -> None:
-        """Let normalisation go over all ranks if the trainer says so (Lightning calls this before training)."""
+        """Divide the weights among the ranks, where the strategy is FSDP2, and let normalisation go over all ranks,
+        where the trainer says so (Lightning calls this before it makes the optimizers)."""
+        if self._device_mesh is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self._shard(self._device_mesh["data_parallel"])
         synchronized = getattr(self.trainer.strategy, "_layer_sync", None) is not None
         for module in self.modules():
             if hasattr(module, "over_ranks"):
@@ -112,6 +117,14 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
             mean = mean * (share.own * ranks / share.beside)
         size = count * ranks if share is None else share.beside
         self.log(name, mean, batch_size=size, on_step=True, on_epoch=True, prog_bar=True, sync_dist=True)
+
+    def _shard(self, mesh: Any) -> None:
+        # What has weights and a forward of its own: the parts of the model, and the blocks in them.
+        blocks = [block for part in self.modules() if isinstance(part, nn.ModuleList) for block in part]
+        units = {*blocks, *self.children()}
+        for module in reversed(list(self.modules())):  # the inner ones first
+            if module in units and any(True for _ in module.parameters()):
+                fully_shard(module, mesh=mesh)
 
     def _share(self) -> Any:
         return getattr(self.trainer.train_dataloader, "share", None)  # other loaders do not know it

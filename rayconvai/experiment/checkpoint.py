@@ -129,7 +129,7 @@ class Checkpoints(ModelCheckpoint):
         if len(by_score) == self.save_top_k:
             self.kth_best_model_path, self.kth_value = by_score[-1], kept[by_score[-1]]
         self.current_score = state_dict["current_score"]
-        self.last_model_path = str(last) if last.is_file() else ""
+        self.last_model_path = str(last) if last.exists() else ""
 
     @override
     def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:

@@ -44,7 +44,7 @@ def choose_checkpoint(config: ExpManagerConfig, directory: Path, *, set_aside: b
             return last
     if config.resume_from_checkpoint is not None:
         given = fetched_file(config.resume_from_checkpoint)
-        if not given.is_file():
+        if not given.exists():
             raise NotFoundError(f"exp_manager.resume_from_checkpoint: no such file: {config.resume_from_checkpoint}")
         return given
     if config.resume_if_exists and not config.resume_ignore_no_checkpoint:

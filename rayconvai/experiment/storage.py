@@ -1,4 +1,4 @@
-"""Checkpoint files: written whole or not at all, and verified when read."""
+"""Checkpoints: written whole or not at all, and verified when read. Most are files; sharded ones are directories."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 import os
 import pickle
 import re
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -16,6 +17,9 @@ from typing import IO, Any, cast
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
 
 from rayconvai.core.artefact import sha256
 from rayconvai.errors import CheckpointError, StorageError
@@ -23,6 +27,8 @@ from rayconvai.errors import CheckpointError, StorageError
 log = logging.getLogger(__name__)
 
 SUFFIX = ".ckpt"
+REST = "meta.pt"
+"""In the directory of a sharded checkpoint: what is not sharded. (Lightning's name.)"""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,12 @@ class Stamp:
     epoch: int
     time: float
     """When it was written: seconds since 1970."""
+
+    @classmethod
+    def of(cls, checkpoint: Mapping[str, Any], digest: str, size: int) -> Stamp:
+        """Return the stamp of a checkpoint that is being written."""
+        step, epoch = int(checkpoint.get("global_step", 0)), int(checkpoint.get("epoch", 0))
+        return cls(sha256=digest, bytes=size, step=step, epoch=epoch, time=time.time())
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -52,18 +64,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             digest, size = _write(checkpoint, aside)
-            stamp = Stamp(
-                sha256=digest,
-                bytes=size,
-                step=int(checkpoint.get("global_step", 0)),
-                epoch=int(checkpoint.get("epoch", 0)),
-                time=time.time(),
-            )
             # The stamp goes first: a kill between the two renames then leaves the file before, whose stamp stays
             # second in the list, or no file at all.
-            write_stamps(path, [stamp, *read_stamps(path)[:1]])
-            os.replace(aside, path)
-            sync_directory(path.parent)
+            write_stamps(path, [Stamp.of(checkpoint, digest, size), *read_stamps(path)[:1]])
+            publish(aside, path)
         except OSError as error:
             if not path.exists():
                 _stamp_path(path).unlink(missing_ok=True)
@@ -86,7 +90,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             CheckpointError: it does not exist, is damaged, or is no checkpoint.
         """
         path = Path(path)
-        if not path.is_file():
+        if not path.exists():
             raise CheckpointError(f"checkpoint not found: {path}")
         if (problem := damage(path)) is not None:
             raise CheckpointError(f"checkpoint {path} is damaged: {problem}; move it away to use the one before")
@@ -95,6 +99,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             # Ours hold what callbacks and models put there, and never leave the run's directory.
             weights_only = not ours
         try:
+            if path.is_dir():
+                return _read_shards(path)
             checkpoint: Any = torch.load(path, map_location=map_location, weights_only=weights_only)
         except Exception as error:  # whatever a foreign file may lead the unpickler to
             raise CheckpointError(f"{path} cannot be read as a checkpoint: {_reason(error)}") from error
@@ -115,18 +121,18 @@ def damage(path: Path) -> str | None:
     stamps = read_stamps(path)
     if not stamps:
         return None
-    size = path.stat().st_size
+    size = sum(file.stat().st_size for file in _files(path))
     if all(size != stamp.bytes for stamp in stamps):
         return f"it has {size} bytes, {stamps[0].bytes} were written"
-    digest = sha256(path)
+    digest = combined({file.name: sha256(file) for file in _files(path)}) if path.is_dir() else sha256(path)
     if all(digest != stamp.sha256 for stamp in stamps):
         return "its checksum is not that of what was written"
     return None
 
 
 def is_sound(path: Path) -> bool:
-    """Say whether a checkpoint file is there and as it was written, with a warning if it is damaged."""
-    if not path.is_file():
+    """Say whether a checkpoint is there and as it was written, with a warning if it is damaged."""
+    if not path.exists():
         return False
     problem = damage(path)
     if problem is not None:
@@ -153,7 +159,7 @@ def find_last(directory: str | Path, *, set_aside: bool = True) -> Path | None:
             return path
         log.warning("checkpoint %s is damaged (%s); set aside, the one before it is used", path, problem)
         if set_aside:
-            os.replace(path, path.with_name(path.name + ".damaged"))
+            publish(path, path.with_name(path.name + ".damaged"))
             _stamp_path(path).unlink(missing_ok=True)
     return None
 
@@ -179,11 +185,56 @@ def read_stamps(path: Path) -> list[Stamp]:
 def remove_half_written(directory: Path) -> None:
     """Remove what a killed writer left in a directory of checkpoints."""
     for aside in directory.glob(f".*{SUFFIX}*.tmp"):
-        aside.unlink(missing_ok=True)
+        _remove(aside)
+
+
+def publish(aside: Path, path: Path) -> None:
+    """Give what is written its name; what had it before, a file or a directory, goes."""
+    before = path.with_name(f".{path.name}.before.tmp")
+    if aside.is_dir() or path.is_dir():  # which no rename replaces
+        _remove(before)
+        if path.exists():
+            os.replace(path, before)
+    os.replace(aside, path)
+    sync_directory(path.parent)
+    _remove(before)
+
+
+def combined(digests: Mapping[str, str]) -> str:
+    """Return the checksum of a directory from those of its files."""
+    return hashlib.sha256("".join(f"{name} {digests[name]}\n" for name in sorted(digests)).encode()).hexdigest()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _files(path: Path) -> list[Path]:
+    return list(path.iterdir()) if path.is_dir() else [path]
+
+
+def places_of_weights(path: Path, device: str = "meta") -> dict[str, torch.Tensor]:
+    """Return tensors of the names, shapes and types of a sharded checkpoint's weights."""
+    return {
+        key.removeprefix("state_dict."): torch.empty(entry.size, dtype=entry.properties.dtype, device=device)
+        for key, entry in FileSystemReader(path).read_metadata().state_dict_metadata.items()
+        if key.startswith("state_dict.") and isinstance(entry, TensorStorageMetadata)
+    }
+
+
+def _read_shards(path: Path) -> dict[str, Any]:
+    """Read the weights of a sharded checkpoint whole, and all else but the states of optimizers."""
+    weights = places_of_weights(path, "cpu")
+    load({"state_dict": weights}, storage_reader=FileSystemReader(path), no_dist=True)
+    rest: dict[str, Any] = torch.load(path / REST, map_location="cpu", weights_only=False)
+    return {**rest, "state_dict": weights}
 
 
 def _checkpoint_files(directory: Path) -> list[Path]:
-    return [p for p in directory.rglob("*" + SUFFIX) if p.is_file() and not p.name.startswith(".")]
+    return [p for p in directory.rglob("*" + SUFFIX) if not p.name.startswith(".")]
 
 
 def _age(path: Path) -> tuple[bool, float, str]:

@@ -29,6 +29,7 @@ from rayconvai.experiment.provenance import record
 from rayconvai.experiment.storage import AtomicCheckpointIO
 from rayconvai.experiment.weights import check_weights
 from rayconvai.train.runtime import Runtime
+from rayconvai.train.sharding import FSDP2Strategy
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,8 @@ def make_trainer(config: DictConfig, runtime: Runtime) -> Trainer:
     place = {"accelerator": runtime.accelerator, "devices": runtime.devices, "strategy": runtime.strategy}
     options |= {name: value for name, value in place.items() if value is not None}
     options["accumulate_grad_batches"] = runtime.accumulate * options.get("accumulate_grad_batches", 1)
+    if options["strategy"] == "fsdp2":
+        options["strategy"] = FSDP2Strategy()
     # Our matrices are small or bf16: on GPUs that have TF32 its extra speed costs no accuracy that a WER shows.
     torch.set_float32_matmul_precision("high")
     warnings.filterwarnings("ignore", r"`isinstance\(treespec", FutureWarning)  # Lightning's own affair

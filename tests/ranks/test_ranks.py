@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from ranked import measure, on_ranks, train
 
 from rayconvai.data.manifest import Manifest
 from rayconvai.errors import DataError
+from rayconvai.experiment.storage import find_last
 
 TOLERANCE = 1e-5
 """Relative difference of the loss at any of thirty steps; the order of additions makes a tenth of it."""
@@ -100,3 +102,29 @@ def test_a_run_goes_on_in_mid_epoch_with_fewer_ranks_and_then_more(speech: tuple
     resumed, _ = on_ranks(2, train, tmp_path / "3", overrides, run, **two)
     assert resumed["losses"] == pytest.approx(whole["losses"][8:], rel=TOLERANCE)
     assert resumed["metrics"] == pytest.approx(whole["metrics"], rel=10 * TOLERANCE)
+
+
+@pytest.mark.slow
+def test_fsdp2_learns_as_ddp_and_goes_on_at_another_number_of_ranks(speech: tuple[str, ...], tmp_path: Path) -> None:
+    overrides = (*speech, "trainer.max_epochs=3", "data.batch_size=8", *RESUMES)
+    sharded, two = {"strategy": "fsdp2"}, {"most_workers": 2}
+    whole, _ = on_ranks(2, train, tmp_path / "ddp", overrides, tmp_path / "ddp" / "run", **two)
+    run = tmp_path / "run"
+    stopped, _ = on_ranks(2, train, tmp_path / "1", overrides, run, stop_at=6, **sharded, **two)
+    assert stopped["losses"] == pytest.approx(whole["losses"][:7], rel=TOLERANCE)
+    [last] = run.glob("checkpoints/*-last.ckpt")
+    assert len(list(last.glob("*.distcp"))) == 2
+    shutil.copytree(run, tmp_path / "copy")
+    again, _ = on_ranks(2, train, tmp_path / "2", overrides, run, **sharded, **two)
+    assert again["losses"] == pytest.approx(whole["losses"][7:], rel=TOLERANCE)
+    (one,) = on_ranks(1, train, tmp_path / "3", overrides, tmp_path / "copy", accumulate=2, **sharded, **two)
+    for result in (again, one):
+        assert result["metrics"] == pytest.approx(whole["metrics"], rel=10 * TOLERANCE)
+    last = find_last(run / "checkpoints")
+    assert last is not None
+    measured, _ = on_ranks(2, measure, tmp_path / "4", overrides, last)
+    assert measured["val_loss"] == pytest.approx(again["metrics"]["val_loss"], rel=TOLERANCE)
+    shard = next(last.glob("__1_*"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    assert find_last(run / "checkpoints") != last
+    assert not last.exists()
