@@ -10,6 +10,7 @@ import pickle
 import re
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -228,7 +229,9 @@ def places_of_weights(path: Path, device: str = "meta") -> dict[str, torch.Tenso
 def _read_shards(path: Path) -> dict[str, Any]:
     """Read the weights of a sharded checkpoint whole, and all else but the states of optimizers."""
     weights = places_of_weights(path, "cpu")
-    load({"state_dict": weights}, storage_reader=FileSystemReader(path), no_dist=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # each process reads by itself
+        load({"state_dict": weights}, storage_reader=FileSystemReader(path), no_dist=True)
     rest: dict[str, Any] = torch.load(path / REST, map_location="cpu", weights_only=False)
     return {**rest, "state_dict": weights}
 
