@@ -73,9 +73,7 @@ class Checkpoints(ModelCheckpoint):
         if self._ranked_by_step is None:
             # No validation has run yet, so a metric that is already there comes with each step.
             self._ranked_by_step = self.monitor in self._monitor_candidates(trainer)
-        if trainer.global_step == self._step_seen or not may_stop_here(trainer):
-            return
-        if not self._is_due(trainer):
+        if trainer.global_step == self._step_seen or not self._is_due(trainer) or not may_stop_here(trainer):
             return
         self._step_seen = trainer.global_step
         ranked_at = self._last_global_step_saved

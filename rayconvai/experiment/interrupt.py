@@ -72,7 +72,7 @@ class StopOnSignal(Callback):
 
     @override
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if may_stop_here(trainer):
+        if (self._received is not None or trainer.world_size > 1) and may_stop_here(trainer):
             self._stop_if_told(trainer)
 
     @override

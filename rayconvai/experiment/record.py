@@ -102,6 +102,8 @@ class MetricsRecord(Logger):
         suffix = "_step" if self.kind == "step" else "_epoch"
         named = {name.removesuffix(suffix): value for name, value in metrics.items() if name not in OF_A_LINE}
         line.update({name: _number(value) for name, value in named.items()})
+        if same and {**line, "time": 0} == {**self._last, "time": 0}:
+            return
         try:
             file = self._open()
             at = self._last_at if same else os.fstat(file).st_size
