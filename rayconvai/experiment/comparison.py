@@ -85,7 +85,7 @@ def compare_numbers(recorded: Path, again: Path) -> str:
         lines[line["kind"]] += 1
     if not any(lines.values()):
         return f"{run} has recorded no numbers to compare with"
-    return f"same numbers as {run}: {lines['epoch']} epochs, {lines['step']} recorded steps"
+    return f"same numbers as {run} (epochs: {lines['epoch']}, recorded steps: {lines['step']})"
 
 
 def _place(line: Mapping[str, Any]) -> tuple[str, int, int]:

@@ -78,7 +78,8 @@ def exp_manager(trainer: Trainer, cfg: ExpManagerConfig | DictConfig | Mapping[s
     resume_from = _agree(trainer, lambda: str(choose_checkpoint(config, checkpoints) or ""), "CHECKPOINT")
     if trainer.is_global_zero:
         _begin(layout, config, checkpoints)
-        provenance.record(layout, **provenance.collect(trainer), resumed_from=resume_from or None)
+        attempt = 1 + len(list(layout.root.glob("run_*/provenance.json")))
+        provenance.record(layout, attempt=attempt, resumed_from=resume_from or None, **provenance.collect(trainer))
     if vars(trainer)["fast_dev_run"]:
         log.info("fast_dev_run: no loggers, no checkpoints")
         return layout.root

@@ -50,7 +50,7 @@ def collect(trainer: Trainer) -> dict[str, Any]:
     state = functools.cache(git_state)  # the two are often one
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join([sys.executable, *sys.orig_argv[1:]]),
+        "command": command(),
         "directory": os.getcwd(),
         "seed": _int(os.environ.get("PL_GLOBAL_SEED")),
         "python": platform.python_version(),
@@ -63,6 +63,11 @@ def collect(trainer: Trainer) -> dict[str, Any]:
         "rayconvai_sha256": _sources_digest(),
         "packages": _packages(),
     }
+
+
+def command() -> str:
+    """Return the command line of this process."""
+    return shlex.join([sys.executable, *sys.orig_argv[1:]])
 
 
 def git_root(directory: Path) -> Path | None:

@@ -85,6 +85,7 @@ class Group:
             working_dir=settings.working_dir,
             callbacks=partial(_listeners, settings, attempt, desk),
             measure=False,
+            facts={"command": settings.command},
         )
         try:
             launch(job, retries=0, on_started=self._started)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rayconvai.errors import SweepError
 from rayconvai.experiment.layout import RunLayout, write_atomically
 from rayconvai.experiment.mirror import Mirror, fetched, lasting, publish, sweep_directory
+from rayconvai.experiment.provenance import command
 from rayconvai.experiment.storage import SUFFIX
 from rayconvai.experiment.takeover import take_over
 from rayconvai.places import is_address
@@ -219,6 +220,7 @@ def _settings(file: SweepFile) -> TrialSettings:
         workers=spec.resources.workers,
         cpus=spec.resources.cpus,
         gpus=spec.resources.gpus,
+        command=command(),
         timeout=spec.timeout,
         working_dir=None if in_ray_job() else os.getcwd(),
     )

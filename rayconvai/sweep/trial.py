@@ -63,6 +63,8 @@ class TrialSettings:
     gpus: float
     working_dir: str | None
     """Where relative paths in configs begin; None: where Ray puts the working directory of a job."""
+    command: str = ""
+    """What started the sweep."""
     timeout: float | None = None
     """Seconds without a report after which a trial's process ends itself: it hangs."""
 
@@ -240,7 +242,7 @@ class _Here:
             devices=1,
             callbacks=[self.reports],
             progress=False,
-            facts={"ray": ray_facts(trial=trial_name(attempt.number))},
+            facts={"command": settings.command, "ray": ray_facts()},
         )
         # The process of an attempt before this one may still be about to notice that its sweep has gone.
         with RunLayout(run_dir).locked():

@@ -29,6 +29,7 @@ from rayconvai.experiment.interrupt import Interrupted
 from rayconvai.experiment.layout import RunLayout
 from rayconvai.experiment.manager import run_place
 from rayconvai.experiment.options import options
+from rayconvai.experiment.provenance import command
 from rayconvai.train.address import check_address, in_ray_job
 from rayconvai.train.cluster import check_room, groups_of_job, ray_cluster, remove_groups
 from rayconvai.train.finish import Outcome
@@ -61,7 +62,7 @@ def train_with_workers(config: DictConfig, runtime: Runtime) -> Outcome:
         overrides=tuple(runtime.overrides),
         working_dir=None if in_ray_job() else os.getcwd(),
         callbacks=partial(list, runtime.callbacks),
-        facts=runtime.facts,
+        facts={"command": command(), **runtime.facts},
     )
     with ray_cluster():
         return launch(job, say=partial(print, flush=True))

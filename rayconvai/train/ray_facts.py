@@ -8,8 +8,8 @@ import ray
 import torch.distributed as dist
 
 
-def ray_facts(**more: Any) -> dict[str, Any]:
-    """Return what is known of Ray in this process, with ``more`` (the attempt, say); nothing where Ray is not at work.
+def ray_facts() -> dict[str, Any]:
+    """Return what is known of Ray in this process; nothing where Ray is not at work.
 
     Where workers train together, all must call this: each says where it is. Only the first one's answer is whole.
     """
@@ -32,5 +32,4 @@ def ray_facts(**more: Any) -> dict[str, Any]:
             if node["Alive"]
         ],
         "workers": workers,
-        **more,
     }

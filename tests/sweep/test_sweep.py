@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import signal
 import tempfile
@@ -21,9 +20,10 @@ pytestmark = pytest.mark.slow
 
 
 def nodes_used(directory: Path) -> set[str]:
-    """The Ray nodes that any attempt of any trial ran on, as the command lines of its processes have them."""
+    """The Ray nodes that any attempt of any trial ran on."""
     files = (directory / "demo" / "trials").rglob("provenance.json")
-    return {re.findall(r"--node-id=(\w+)", file.read_text())[0] for file in files if "--node-id=" in file.read_text()}
+    facts = [json.loads(file.read_text()).get("ray") for file in files]
+    return {worker["node"] for ray in facts if ray for worker in ray["workers"]}
 
 
 @pytest.fixture

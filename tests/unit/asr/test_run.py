@@ -185,7 +185,7 @@ def test_a_rerun_has_the_same_numbers_with_workers_and_augmentation_too(
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setattr(sys, "argv", ["train", "--rerun", str(first.run_dir), f"exp_manager.exp_dir={tmp_path}"])
     main()
-    assert f"same numbers as {first.run_dir}: 3 epochs, 6 recorded steps\n" in capsys.readouterr().out
+    assert f"same numbers as {first.run_dir} (epochs: 3, recorded steps: 6)\n" in capsys.readouterr().out
 
 
 def test_an_artefact_holds_no_pickle_and_restores_the_same_weights(

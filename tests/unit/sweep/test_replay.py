@@ -138,7 +138,7 @@ def test_a_trial_that_paused_is_rerun_with_the_same_numbers(
     sweep.journal.close()
     trial = sweep.settings.run_dir(0)
     rerun(trial)
-    assert f"same numbers as {trial}: 4 epochs" in capsys.readouterr().out
+    assert f"same numbers as {trial} (epochs: 4" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("trial", ["t0000", "t0001"])

@@ -66,7 +66,7 @@ def test_a_run_is_had_again_to_the_last_bit(train: Train, line: Callable[..., Pa
     before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
     output = train("--rerun", str(first)).splitlines()
     again = Path(output[-1].removeprefix("run: "))
-    assert output[-2] == f"same numbers as {first}: 4 epochs, 8 recorded steps"
+    assert output[-2] == f"same numbers as {first} (epochs: 4, recorded steps: 8)"
     assert again.resolve() != first.resolve()
     assert recorded(again) == recorded(first) != []
     assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
@@ -204,7 +204,7 @@ def test_numbers_differ_by_the_last_bit(tmp_path: Path) -> None:
         lines[1] |= {"train_loss": loss, "time": loss}
         (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     one, two = (tmp_path / name / "metrics.jsonl" for name in ("one", "two"))
-    assert compare_numbers(one, one) == f"same numbers as {tmp_path / 'one'}: 0 epochs, 3 recorded steps"
+    assert compare_numbers(one, one) == f"same numbers as {tmp_path / 'one'} (epochs: 0, recorded steps: 3)"
     said = compare_numbers(one, two)
     assert said.startswith(f"other numbers than {tmp_path / 'one'}; the first: train_loss was 0.1, is 0.1000000000")
     assert said.endswith("(step line of epoch 1, step 1)")
