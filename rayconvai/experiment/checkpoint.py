@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import nullcontext
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from typing_extensions import override
 from rayconvai.errors import ConfigError, StorageError, nearest
 from rayconvai.experiment.background import BackgroundCheckpointIO
 from rayconvai.experiment.interrupt import Interrupted, may_stop_here
-from rayconvai.experiment.options import CheckpointParams, OptionError
+from rayconvai.experiment.options import CheckpointParams, duration
 from rayconvai.experiment.storage import find_last, is_sound
 
 log = logging.getLogger(__name__)
@@ -51,7 +50,7 @@ class Checkpoints(ModelCheckpoint):
         # The newest may be written before its metric is known, so its name does not speak of it.
         self.CHECKPOINT_NAME_LAST = f"{params.filename or name + '--epoch={epoch}-step={step}'}-last"
         self._every_n_steps = params.every_n_train_steps
-        self._interval = _duration(params.train_time_interval)
+        self._interval = duration("checkpoint_callback_params.train_time_interval", params.train_time_interval)
         self._written_at = time.monotonic()
         self._step_seen = self._step_at_start = -1
         self._ranked_by_step: bool | None = None
@@ -191,15 +190,3 @@ def _wait(trainer: Trainer) -> None:
     writer = trainer.strategy.checkpoint_io
     if isinstance(writer, BackgroundCheckpointIO):
         writer.wait()
-
-
-def _duration(text: str | None) -> timedelta | None:
-    if text is None:
-        return None
-    parts = text.split(":")
-    if len(parts) != 4 or not all(part.isdigit() for part in parts):
-        raise OptionError(
-            f"checkpoint_callback_params.train_time_interval is {text!r}; write days:hours:minutes:seconds"
-        )
-    days, hours, minutes, seconds = (int(part) for part in parts)
-    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)

@@ -14,7 +14,7 @@ from pathlib import Path
 from rayconvai.errors import StorageError
 
 # What an attempt writes anew; the files of the attempts before it are kept in run_0, run_1 ...
-_ATTEMPT_FILES = ("log.txt", "provenance.json")
+ATTEMPT_FILES = ("log.txt", "provenance.json")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,16 @@ class RunLayout:
     def metrics(self) -> Path:
         """The record of all metrics, one JSON object a line."""
         return self.root / "metrics.jsonl"
+
+    @property
+    def csv(self) -> Path:
+        """The same as a table."""
+        return self.root / "metrics.csv"
+
+    @property
+    def logger_ids(self) -> Path:
+        """What services know the run by: a restart goes on under the same ids."""
+        return self.root / "loggers.json"
 
     @property
     def log(self) -> Path:
@@ -92,7 +102,7 @@ class RunLayout:
 
     def set_aside(self, *names: str) -> Path | None:
         """Move files of an earlier attempt (its log and provenance unless named) to the next run_N; return it."""
-        earlier = [self.root / name for name in names or _ATTEMPT_FILES if (self.root / name).exists()]
+        earlier = [self.root / name for name in names or ATTEMPT_FILES if (self.root / name).exists()]
         if not earlier:
             return None
         taken = [int(p.name[4:]) for p in self.root.glob("run_*") if p.name[4:].isdigit()]

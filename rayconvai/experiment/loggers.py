@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
-from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experiment
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 from tensorboardX import SummaryWriter
@@ -26,8 +26,12 @@ from typing_extensions import override
 from rayconvai._optional import require
 from rayconvai.errors import nearest
 from rayconvai.experiment.options import OptionError
+from rayconvai.experiment.record import Best
 
 log = logging.getLogger(__name__)
+
+_PATIENCE = {"init_timeout": 15.0, "login_timeout": 15.0, "finish_timeout": 60.0}
+"""Seconds that W&B's server is waited for when a run begins and when it ends; what is not sent then stays in files."""
 
 
 class RunTensorBoardLogger(TensorBoardLogger):
@@ -38,7 +42,7 @@ class RunTensorBoardLogger(TensorBoardLogger):
     """
 
     def __init__(self, directory: Path, writer_kwargs: Mapping[str, Any]) -> None:
-        _check_kwargs("summary_writer_kwargs", writer_kwargs, SummaryWriter)
+        check_kwargs("summary_writer_kwargs", writer_kwargs, SummaryWriter)
         if writer_kwargs.keys() & {"logdir", "log_dir"}:
             raise OptionError("exp_manager.summary_writer_kwargs: events go to the run's directory; leave out log_dir")
         super().__init__(save_dir=directory, name="", version="", default_hp_metric=False, **writer_kwargs)
@@ -100,10 +104,12 @@ class RunWandbLogger(WandbLogger):
         OptionError: an argument does not exist.
     """
 
+    best: Best | None = None
+    """The best value of the metric that ranks goes into the run's summary."""
     _open_run: ClassVar[Any] = None
 
     def __init__(self, directory: Path, kwargs: Mapping[str, Any], project: str) -> None:
-        _check_kwargs("wandb_logger_kwargs", kwargs, WandbLogger, import_wandb().init)
+        check_kwargs("wandb_logger_kwargs", kwargs, WandbLogger, import_wandb().init)
         offline = bool(kwargs.get("offline")) or os.environ.get("WANDB_MODE") in ("offline", "dryrun")
         if not offline and os.environ.get("WANDB_MODE") != "disabled" and not has_wandb_key():
             log.info("W&B: no API key, so the run is kept offline in %s/wandb; `wandb sync` sends it", directory)
@@ -112,7 +118,11 @@ class RunWandbLogger(WandbLogger):
         mode = {"mode": "offline"} if offline else {}
         named = {"name": directory.name, "project": re.sub(r"[/\\#?%:]", "-", project)}  # W&B takes none of these
         given = named | {key: value for key, value in kwargs.items() if key != "offline" and value is not None}
+        if isinstance(settings := given.get("settings", {}), Mapping):
+            given["settings"] = {**_PATIENCE, **settings}
         super().__init__(save_dir=str(directory), **{**given, **mode})
+        if self._wandb_init["anonymous"] is None:
+            del self._wandb_init["anonymous"]  # W&B warns of it, whatever its value
 
     @property
     @rank_zero_experiment
@@ -126,21 +136,34 @@ class RunWandbLogger(WandbLogger):
             wandb.finish()
         try:
             run = super().experiment
-        except (wandb.Error, OSError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            log.warning("W&B cannot be had (%s); the run is kept offline in %s/wandb", reason, self.save_dir)
-            self._wandb_init["mode"] = "offline"
-            run = super().experiment
+        except (ValueError, TypeError) as error:
+            raise OptionError(f"exp_manager.wandb_logger_kwargs: {' '.join(str(error).split())[:300]}") from error
+        except Exception as error:  # noqa: BLE001 (a server, a network and a disk are behind it)
+            run = self._offline_run(error)
         RunWandbLogger._open_run = run
         return run
+
+    def _offline_run(self, error: Exception) -> Any:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        log.warning("W&B cannot be had (%s); the run is kept offline in %s/wandb", reason, self.save_dir)
+        self._wandb_init["mode"] = "offline"
+        try:
+            import_wandb().teardown()  # its process would hold on to the id of the run that did not come about
+            return super().experiment
+        except Exception as error:  # noqa: BLE001
+            log.warning("W&B cannot keep the run offline either (%s); the training goes on without", error)
+            nothing: Any = _DummyExperiment()
+            self._experiment = nothing
+            return nothing
 
     @override
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        try:
-            super().log_metrics(metrics, step)
-        except (import_wandb().Error, OSError) as error:
-            log.warning("W&B did not take the metrics of step %s: %s", step, error)
+        super().log_metrics(metrics, step)
+        kept = not isinstance(self._experiment, _DummyExperiment)
+        if kept and self.best is not None and self.best.monitor in metrics:
+            name = self.best.monitor
+            self.experiment.summary[f"best/{name}"] = self.best.after(float(metrics[name]))
 
     @rank_zero_only
     def log_samples(self, samples: Sequence[Mapping[str, Any]], step: int) -> None:
@@ -240,7 +263,7 @@ def has_wandb_key() -> bool:
         return False
 
 
-def _check_kwargs(option: str, kwargs: Mapping[str, Any], *targets: Any) -> None:
+def check_kwargs(option: str, kwargs: Mapping[str, Any], *targets: Any) -> None:
     names = {name for target in targets for name in signature(target).parameters if name not in ("self", "kwargs")}
     for key in kwargs:
         if key not in names:

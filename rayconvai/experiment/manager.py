@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import torch.distributed as dist
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, WeightAveraging
 from omegaconf import DictConfig
 from typing_extensions import override
 
@@ -29,15 +29,23 @@ from rayconvai.errors import (
 from rayconvai.experiment import provenance
 from rayconvai.experiment.background import BackgroundCheckpointIO
 from rayconvai.experiment.checkpoint import Checkpoints
+from rayconvai.experiment.csv_logger import RunCSVLogger
+from rayconvai.experiment.deadline import StopInTime
+from rayconvai.experiment.early_stopping import StopEarly
+from rayconvai.experiment.ema import MovingAverage
+from rayconvai.experiment.front import Front
 from rayconvai.experiment.hyperparameters import Reoptimize
+from rayconvai.experiment.identity import LoggerIds
 from rayconvai.experiment.interrupt import StopOnSignal
-from rayconvai.experiment.layout import RunLayout, new_directory, version_names
+from rayconvai.experiment.layout import ATTEMPT_FILES, RunLayout, new_directory, version_names
 from rayconvai.experiment.loggers import RunTensorBoardLogger, RunWandbLogger
 from rayconvai.experiment.mirror import Mirror, Mirrored, new_address
-from rayconvai.experiment.options import CheckpointParams, ExpManagerConfig, OptionError, options
-from rayconvai.experiment.record import MetricsRecord, RecordEpochs
+from rayconvai.experiment.mlflow_logger import RunMLflowLogger
+from rayconvai.experiment.options import CheckpointParams, ExpManagerConfig, OptionError, duration, options
+from rayconvai.experiment.record import Best, MetricsRecord, RecordEpochs
 from rayconvai.experiment.resume import EpochMeans, ExactResume, choose_checkpoint
 from rayconvai.experiment.storage import remove_half_written, steps_taken
+from rayconvai.experiment.timing import GradientNorm, Speed, StepTiming
 from rayconvai.places import is_address, working_copy
 
 __all__ = ["CheckpointParams", "ExpManagerConfig", "OptionError", "close", "exp_manager", "run_place"]
@@ -112,10 +120,12 @@ def close(trainer: Trainer) -> None:
 
 
 def _check_conflicts(trainer: Trainer, config: ExpManagerConfig) -> None:
-    if trainer.loggers and (config.create_tensorboard_logger or config.create_wandb_logger):
+    kinds = ("tensorboard", "wandb", "mlflow", "csv")
+    made = [option for kind in kinds if getattr(config, option := f"create_{kind}_logger")]
+    if trainer.loggers and made:
         raise LoggerMisconfigurationError(
             f"the trainer already has a logger ({type(trainer.loggers[0]).__name__}); make it with logger=False, "
-            "or set exp_manager.create_tensorboard_logger=false and create_wandb_logger=false"
+            f"or set exp_manager.{'=false and '.join(made)}=false"
         )
     if trainer.loggers and (config.explicit_log_dir or config.exp_dir or config.name or config.version):
         raise LoggerMisconfigurationError(
@@ -126,6 +136,15 @@ def _check_conflicts(trainer: Trainer, config: ExpManagerConfig) -> None:
         raise CheckpointMisconfigurationError(
             "the trainer already has a checkpoint callback; make it with enable_checkpointing=False, "
             "or set exp_manager.create_checkpoint_callback=false"
+        )
+    if config.create_early_stopping_callback and any(isinstance(cb, EarlyStopping) for cb in _callbacks(trainer)):
+        raise OptionError(
+            "the trainer already has an EarlyStopping callback; make it without, "
+            "or set exp_manager.create_early_stopping_callback=false"
+        )
+    if config.ema.enable and any(isinstance(cb, WeightAveraging) for cb in _callbacks(trainer)):
+        raise OptionError(
+            "the trainer already has a WeightAveraging callback; make it without, or set exp_manager.ema.enable=false"
         )
 
 
@@ -194,7 +213,7 @@ def _begin(layout: RunLayout, config: ExpManagerConfig, checkpoints: Path) -> No
         raise ConfigError(f"exp_manager.files_to_copy: no such file: {missing[0]}")
     _detach_log()
     layout.make()
-    layout.set_aside()
+    layout.set_aside(*ATTEMPT_FILES, *([] if config.resume_if_exists else [layout.logger_ids.name]))
     try:
         if config.create_checkpoint_callback:
             checkpoints.mkdir(parents=True, exist_ok=True)
@@ -250,27 +269,53 @@ def _detach_log() -> None:
 
 def _add_loggers(trainer: Trainer, config: ExpManagerConfig, layout: RunLayout, resume_from: str) -> None:
     loggers: list[Any] = []
+    ids, project = LoggerIds(layout), config.name or "rayconvai"
+    record = MetricsRecord(layout)
     if config.create_tensorboard_logger:
         tensorboard = RunTensorBoardLogger(layout.root, config.summary_writer_kwargs or {})
         if resume_from or any(layout.root.glob("events.out.tfevents.*")):
             tensorboard.purge_step = steps_taken(Path(resume_from)) if resume_from else 0
         loggers.append(tensorboard)
     if config.create_wandb_logger:
-        loggers.append(RunWandbLogger(layout.root, config.wandb_logger_kwargs or {}, config.name or "rayconvai"))
-    record = MetricsRecord(layout)
-    trainer.loggers = [*trainer.loggers, *loggers, record]
+        kwargs = dict(config.wandb_logger_kwargs or {})
+        if trainer.is_global_zero and not (kwargs.get("id") or kwargs.get("version")):
+            kwargs["id"] = ids.own("wandb")
+        wandb = RunWandbLogger(layout.root, kwargs, project)
+        ranked = config.checkpoint_callback_params
+        wandb.best = Best(layout.metrics, ranked.monitor, ranked.mode)
+        loggers.append(wandb)
+    if config.create_mlflow_logger:
+        loggers.append(RunMLflowLogger(layout, config.mlflow_logger_kwargs or {}, project, ids))
+    others = [*trainer.loggers, *loggers]
+    table = [RunCSVLogger(record)] if config.create_csv_logger else []
+    for logger in (*others, *table):
+        Front(logger, record)
+    trainer.loggers = [*others, record, *table]
     # First of all, so that the record knows what the others are about to log.
     means = EpochMeans()
     _callbacks(trainer)[:0] = [RecordEpochs(record, means), means]
 
 
 def _add_callbacks(trainer: Trainer, config: ExpManagerConfig, layout: RunLayout, checkpoints: Path) -> None:
-    _callbacks(trainer).extend([Reoptimize(), ExactResume()])
-    if config.create_checkpoint_callback:
-        params, prefix = config.checkpoint_callback_params, Path(config.name or "default").name
-        _callbacks(trainer).append(Checkpoints(params, checkpoints, prefix))
-    if config.create_preemption_callback:
-        _callbacks(trainer).append(StopOnSignal())
+    wanted: list[tuple[bool, Callable[[], Callback]]] = [
+        (True, Reoptimize),
+        (True, ExactResume),
+        (config.ema.enable, lambda: MovingAverage(config.ema)),
+        (config.log_grad_norm, GradientNorm),
+        (config.log_step_timing, lambda: StepTiming(config.step_timing_kwargs)),
+        (config.log_throughput, Speed),
+        (config.create_early_stopping_callback, lambda: StopEarly(config.early_stopping_callback_params)),
+        (
+            config.create_checkpoint_callback,
+            lambda: Checkpoints(
+                config.checkpoint_callback_params, checkpoints, prefix=Path(config.name or "default").name
+            ),
+        ),
+        (config.create_preemption_callback, StopOnSignal),
+    ]
+    _callbacks(trainer).extend(make() for is_wanted, make in wanted if is_wanted)
+    if (limit := duration("max_time_per_run", config.max_time_per_run)) is not None:
+        _callbacks(trainer).append(StopInTime(limit))
 
 
 def _callbacks(trainer: Trainer) -> list[Callback]:

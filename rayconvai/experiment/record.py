@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
@@ -204,12 +205,10 @@ class RecordEpochs(Callback):
     @override
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         epoch_loop = trainer.fit_loop.epoch_loop
-        stepped = not epoch_loop._should_accumulate()
-        self._step = epoch_loop._batches_that_stepped + stepped
-        connector = trainer._logger_connector
-        if stepped and connector.should_update_logs and trainer.is_global_zero:
+        self._step = epoch_loop._batches_that_stepped + (not epoch_loop._should_accumulate())
+        if is_logged(trainer) and trainer.is_global_zero:
             # Lightning logs the step after the checkpoint that may be made here; a kill between must not lose it.
-            self.record.write(connector.metrics["log"], step=self._step - 1)
+            log_now(trainer, trainer._logger_connector.metrics["log"])
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -244,8 +243,13 @@ class RecordEpochs(Callback):
         }
         # What the module logs when its own epoch ends comes through the logger, and joins this line.
         trained |= self.means.of_ended_epoch()
-        self.record.write({**trained, **self.record.validated}, step=max(self._step - 1, 0))
+        step = max(self._step - 1, 0)
+        self.record.write({**trained, **self.record.validated}, step=step)
         self.record.validated = {}
+        # Lightning tells the loggers after the checkpoint of the epoch; they too must not lose it by a kill between.
+        metas = [result.meta for result in trainer.fit_loop.epoch_loop._results.values()]
+        of_epochs = {meta.name for meta in metas if meta.on_epoch and meta.logger} | self.means.of_ended_epoch().keys()
+        log_now(trainer, {name: value for name, value in trained.items() if name in of_epochs}, step)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -257,6 +261,40 @@ class RecordEpochs(Callback):
     def _announce(self, trainer: Trainer, kind: str) -> None:
         self.record.kind = kind
         self.record.epoch = trainer.current_epoch + (trainer.state.fn == TrainerFn.FITTING)
+
+
+def log_now(trainer: Trainer, metrics: Mapping[str, Any], step: int | None = None) -> None:
+    """Log to all loggers, unless told otherwise at the step that the trainer is at: a checkpoint that follows has it
+    behind it."""
+    at = trainer.fit_loop.epoch_loop._batches_that_stepped if step is None else step
+    scalars = {**convert_tensors_to_scalars(metrics), "epoch": trainer.current_epoch}
+    for logger in trainer.loggers:
+        logger.log_metrics(scalars, at)
+        logger.save()
+
+
+def is_logged(trainer: Trainer) -> bool:
+    """Tell, when a batch has ended, whether what it did is logged."""
+    due: bool = trainer._logger_connector.should_update_logs
+    return due and not trainer.fit_loop.epoch_loop._should_accumulate()
+
+
+class Best:
+    """The best value that a metric has had, over all attempts at a run."""
+
+    def __init__(self, path: Path, monitor: str, mode: str) -> None:
+        self.monitor = monitor
+        self._path, self._better = path, {"min": min, "max": max}[mode]
+        self._value: float | None = None
+
+    def after(self, value: float) -> float:
+        """Return the best with ``value`` among them."""
+        if self._value is None:
+            lines = (line for line in read_metrics(self._path) if line["kind"] in ("epoch", "validation"))
+            values = [line[self.monitor] for line in lines if line.get(self.monitor) is not None]
+            self._value = self._better(values) if values else value
+        self._value = self._better(self._value, value)
+        return self._value
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from rayconvai.errors import ConfigError, RayconvaiError
+from rayconvai.experiment.identity import LoggerIds
+from rayconvai.experiment.layout import RunLayout
 from rayconvai.experiment.loggers import RunTensorBoardLogger, RunWandbLogger, has_wandb_key, import_wandb
+from rayconvai.experiment.mlflow_logger import RunMLflowLogger
 from rayconvai.experiment.options import ExpManagerConfig
 
 log = logging.getLogger(__name__)
@@ -36,17 +39,26 @@ def try_loggers(config: ExpManagerConfig) -> None:
     if config.create_wandb_logger:
         _check_key(config.wandb_logger_kwargs or {})
         makers["wandb"] = lambda path: RunWandbLogger(path, wandb_kwargs, config.name or "rayconvai")
+    if config.create_mlflow_logger:
+        makers["mlflow"] = lambda path: _local_mlflow(RunLayout(path), config)
     for name, make in makers.items():
         try:
             with tempfile.TemporaryDirectory() as directory, _quiet():
                 logger = make(Path(directory))
                 logger.log_metrics({"rehearsal": 0.0}, 0)
-                logger.close()
+                logger.finalize("success")
+                if hasattr(logger, "close"):
+                    logger.close()
         except RayconvaiError:
             raise
         except Exception as error:  # loggers check their arguments each in a way of its own
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise ConfigError(f"exp_manager.create_{name}_logger: it cannot be made: {reason}") from error
+
+
+def _local_mlflow(layout: RunLayout, config: ExpManagerConfig) -> RunMLflowLogger:
+    kwargs = {**(config.mlflow_logger_kwargs or {}), "tracking_uri": f"file:{layout.root}", "run_id": None}
+    return RunMLflowLogger(layout, kwargs, config.name or "rayconvai", LoggerIds(layout))
 
 
 def _check_key(kwargs: Mapping[str, Any]) -> None:

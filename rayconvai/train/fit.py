@@ -81,6 +81,9 @@ def fit(config: DictConfig, runtime: Runtime | None = None) -> FitResult:
             write_atomically(layout.overrides, OmegaConf.to_yaml(OmegaConf.create(list(runtime.overrides))))
             facts = {"seed": config.seed, "data": data.fingerprint(), "parameters": model.num_weights}
             record(layout, **facts, interpolations=interpolations(config), **runtime.facts)
+            resolved: Any = OmegaConf.to_container(config, resolve=True)
+            for logger in trainer.loggers:
+                logger.log_hyperparams(resolved)
         trainer.fit(model, datamodule=data)
     except Interrupted as stop:
         stop.run_dir = lasting(layout.root)
@@ -139,17 +142,18 @@ def best_checkpoint(trainer: Trainer) -> Path | None:
 
 
 def check_monitor(config: DictConfig, model: Model) -> None:
-    """Check that the model logs what its checkpoints are to be ranked by; the training would find out at its end.
+    """Check that the model logs what its checkpoints are to be ranked by, and what is to end it early; the training
+    would find out at its end.
 
     Raises:
         ConfigError: it does not; with the nearest name.
     """
-    monitor = config.exp_manager.checkpoint_callback_params.monitor
-    unlogged = model.unlogged(monitor)
-    if config.exp_manager.create_checkpoint_callback and unlogged and monitor not in ("epoch", "step"):
-        raise ConfigError(
-            f"exp_manager.checkpoint_callback_params.monitor is {monitor}, which {unlogged} (its metric_names)"
-        )
+    for callback in ("checkpoint", "early_stopping"):
+        section = f"{callback}_callback_params"
+        monitor = config.exp_manager[section].monitor
+        unlogged = model.unlogged(monitor)
+        if config.exp_manager[f"create_{callback}_callback"] and unlogged and monitor not in ("epoch", "step"):
+            raise ConfigError(f"exp_manager.{section}.monitor is {monitor}, which {unlogged} (its metric_names)")
 
 
 def check_same_run(layout: RunLayout, config: DictConfig, checkpoint: str | Path | None) -> None:

@@ -132,7 +132,9 @@ def _begin(job: Job, line: Any) -> bool:
 
 
 def _recorded(run_dir: str) -> int:
-    steps = (line["step"] + 1 for line in read_metrics(RunLayout(working_copy(run_dir)).metrics) if line["kind"] == "step")
+    steps = (
+        line["step"] + 1 for line in read_metrics(RunLayout(working_copy(run_dir)).metrics) if line["kind"] == "step"
+    )
     return max(steps, default=0)
 
 

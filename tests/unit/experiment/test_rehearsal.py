@@ -38,7 +38,7 @@ def test_good_loggers_leave_nothing(temporary: Path, capfd: pytest.CaptureFixtur
     [
         pytest.param({"summary_writer_kwargs": {"flush_sec": 3}}, "nearest: flush_secs", id="tensorboard_option"),
         pytest.param({"wandb_logger_kwargs": {"jobtype": "a"}}, "nearest: job_type", id="wandb_option"),
-        pytest.param({"wandb_logger_kwargs": {"job_type": 3}}, "create_wandb_logger: .*valid string", id="wandb_type"),
+        pytest.param({"wandb_logger_kwargs": {"job_type": 3}}, "wandb_logger_kwargs: .*valid string", id="wandb_type"),
     ],
 )
 def test_a_wrong_option_is_one_line(temporary: Path, config: dict[str, Any], words: str) -> None:
