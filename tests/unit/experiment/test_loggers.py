@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import struct
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import wandb
+from lightning.pytorch.loggers import CSVLogger
 
 from rayconvai.errors import StorageError
-from rayconvai.experiment import RunLayout, read_metrics
+from rayconvai.experiment import RunLayout, close, exp_manager, read_metrics
 from rayconvai.experiment.loggers import RunTensorBoardLogger, RunWandbLogger
 from rayconvai.experiment.record import MetricsRecord
+from rayconvai.experiment.storage import AtomicCheckpointIO
 
 Run = Callable[..., Any]
 
@@ -42,11 +47,17 @@ def test_tensorboard_reads_as_one_curve_over_a_restart(run: Run, tmp_path: Path)
 
 
 def wandb_records(root: Path) -> list[Any]:
+    """The records of the only offline run in a run's directory."""
+    wandb.teardown()  # its service may still be writing when a run has ended
+    (attempt,) = root.glob("wandb/offline-run-*")
+    return records_of(attempt)
+
+
+def records_of(attempt: Path) -> list[Any]:
     """The records of an offline run: LevelDB's log format after a header of 7 bytes."""
     from wandb.proto import wandb_internal_pb2
 
-    wandb.teardown()  # its service may still be writing when a run has ended
-    (path,) = root.glob("wandb/offline-run-*/*.wandb")
+    (path,) = attempt.glob("*.wandb")
     data, at, parts, records = path.read_bytes(), 7, b"", []
     while at + 7 <= len(data):
         if (left := 32768 - at % 32768) < 7:
@@ -167,3 +178,113 @@ def test_record_on_a_full_disk_keeps_every_line_whole(tmp_path: Path) -> None:
         assert record.layout.metrics.read_bytes() == text
     record.close()
     assert [line["epoch"] for line in read_metrics(record.layout.metrics)] == list(range(12))
+
+
+def curves(root: Path) -> dict[str, list[tuple[int, float]]]:
+    events = tensorboard(root)
+    return {tag: [(p.step, p.value) for p in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", [{}, {"val_check_interval": 0.5}, {"accumulate_grad_batches": 2}], ids=str)
+def test_curves_of_a_run_killed_anywhere_are_those_of_one_that_was_not(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainer: dict[str, Any]
+) -> None:
+    options = {"checkpoint_callback_params": {"every_n_train_steps": 1}, "trainer": trainer}
+    copies: list[Path] = []
+    save = AtomicCheckpointIO.save_checkpoint
+
+    def save_and_copy(self: AtomicCheckpointIO, checkpoint: Any, path: str, storage_options: Any = None) -> None:
+        save(self, checkpoint, path, storage_options)
+        copies.append(tmp_path / f"killed_{len(copies):02d}")
+        shutil.copytree(Path(path).parents[1], copies[-1])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AtomicCheckpointIO, "save_checkpoint", save_and_copy)
+        _, _, root = run(tmp_path / "unstopped", **options)
+    whole = curves(root)
+    steps = 4 if "accumulate_grad_batches" in trainer else 8
+    assert [step for step, _ in whole["train_loss_step"]] == list(range(steps))
+    assert [step for step, _ in whole["train_loss"]] == [steps // 2 - 1, steps - 1]
+    for copy in copies:
+        run(copy, seed=99, resume_if_exists=True, **options)
+        assert curves(copy) == whole, copy
+
+
+def test_wandb_reads_as_one_run_over_restarts(run: Run, tmp_path: Path) -> None:
+    options = {"create_wandb_logger": True, "wandb_logger_kwargs": {"offline": True, "tags": ["small"]}}
+    for epochs in (1, 2, 3):
+        run(tmp_path, trainer={"max_epochs": epochs}, resume_if_exists=epochs > 1, **options)
+    wandb.teardown()
+    found = [records_of(path) for path in sorted(tmp_path.glob("wandb/offline-run-*"))]
+    starts = [next(record.run for record in records if record.HasField("run")) for records in found]
+    assert len(starts) == 3
+    assert {(start.run_id, *start.tags) for start in starts} == {(json_of(tmp_path / "loggers.json")["wandb"], "small")}
+    rows = [row for records in found for row in history(records)]
+    steps = [int(row["trainer/global_step"]) for row in rows if "train_loss_step" in row]
+    assert steps == list(range(12))
+    validated = [float(row["val_loss"]) for row in rows if "val_loss" in row]
+    best = [u.value_json for r in found[-1] for u in r.summary.update if "best/val_loss" in (u.key, *u.nested_key)]
+    assert float(best[-1]) == min(validated)
+
+    run(tmp_path, **options)
+    assert json_of(tmp_path / "loggers.json") != json_of(next(tmp_path.glob("run_*/loggers.json")))
+
+
+def test_mlflow_reads_as_one_run_over_restarts(run: Run, tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    for epochs in (1, 3):
+        run(tmp_path, trainer={"max_epochs": epochs}, resume_if_exists=epochs > 1, create_mlflow_logger=True)
+    client = mlflow.MlflowClient(f"file:{tmp_path / 'mlruns'}")
+    [kept] = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert (kept.info.status, kept.data.params) == ("FINISHED", {"width": "8"})
+    assert [m.step for m in client.get_metric_history(kept.info.run_id, "train_loss_step")] == list(range(12))
+
+
+@pytest.mark.parametrize("broken", ["log_metrics", "log_hyperparams", "save", "finalize", "after_save_checkpoint"])
+def test_a_logger_that_raises_does_not_stop_the_training(
+    make_trainer: Callable[..., Any], net_class: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, broken: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("the server is on fire")
+
+    logger = type("Broken", (CSVLogger,), {broken: fail})(tmp_path / "own")
+    trainer = make_trainer(logger=logger)
+    exp_manager(trainer, {"create_tensorboard_logger": False})
+    trainer.fit(net_class())
+    close(trainer)
+    assert trainer.global_step == 8
+    assert caplog.text.count("Broken failed (the server is on fire)") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("answer", ["nothing", "refusal"])
+def test_a_wandb_server_that_is_no_use(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, answer: str
+) -> None:
+    """Nobody answers, or the key is wrong."""
+
+    class Refuses(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(401)
+            self.end_headers()
+
+        do_GET = do_POST
+
+    server = HTTPServer(("127.0.0.1", 0), Refuses)
+    if answer == "refusal":
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    kwargs = {"settings": {"init_timeout": 2.0, "x_graphql_timeout_seconds": 2.0}}
+    trainer, _, root = run(tmp_path, create_wandb_logger=True, wandb_logger_kwargs=kwargs)
+    if answer == "refusal":
+        server.shutdown()
+    server.server_close()
+    assert trainer.global_step == 8
+    assert caplog.text.count("W&B cannot be had") == 1
+    assert sum("val_loss" in row for row in history(wandb_records(root))) == 2
+
+
+def json_of(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
