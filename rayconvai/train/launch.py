@@ -34,7 +34,7 @@ from rayconvai.train.address import check_address, in_ray_job
 from rayconvai.train.cluster import check_room, groups_of_job, ray_cluster, remove_groups
 from rayconvai.train.finish import Outcome
 from rayconvai.train.lean import Failures, LeanTrainer
-from rayconvai.train.line import TAKEN_AWAY, Line, death
+from rayconvai.train.line import TAKEN_AWAY, Line, death, deaths
 from rayconvai.train.runtime import Runtime
 from rayconvai.train.strategies import worker_strategy
 from rayconvai.train.worker import LOOK_SECONDS, Job, work
@@ -208,14 +208,14 @@ class _Launch:
                 self._trains(**what)
             elif kind == "died":
                 self.training = False
-                self._count({f"worker {rank}": how for rank, how in what.items()})
+                self._count(what)
             else:
                 self.say(what)
 
     def _trains(self, step: int, workers: int, reached: int) -> None:
         again, self.training = len(self.groups) > 1, True
         where = f"going on from step {step}" if step else "starting anew" if again else "training"
-        lost = f"; {reached - step} steps are lost" if reached > step else ""
+        lost = "; 1 step is lost" if reached == step + 1 else f"; {reached - step} steps are lost" * (reached > step)
         self.say(f"{where} with {workers} worker{'s' * (workers > 1)} in {self.job.run_dir}{lost}")
 
     def _count(self, how: dict[str, str]) -> None:
@@ -239,7 +239,7 @@ class _Launch:
             return ClusterError(f"no room for the workers came in {_STARTS} minutes; the same command goes on then")
         failures = getattr(error, "worker_failures", {})
         if failures:
-            return self._too_often({f"worker {rank}": death(failure) for rank, failure in failures.items()})
+            return self._too_often(deaths(failures))
         if isinstance(error, (_api.TrainingFailedError, RayError)):
             return WorkerError(f"Ray Train: {' '.join(str(cause).split())[:300]}")
         return error

@@ -13,7 +13,7 @@ from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from typing_extensions import override
 
 from rayconvai.errors import RayconvaiError
-from rayconvai.train.line import death
+from rayconvai.train.line import deaths
 
 _Trainer: Any = TorchTrainer  # its types are those of Train's first version
 
@@ -53,4 +53,4 @@ class Failures(UserCallback):
         for error in worker_exceptions.values():
             if isinstance(error, RayconvaiError):
                 raise error
-        self.line.add.remote("died", {rank: death(error) for rank, error in worker_exceptions.items()})
+        self.line.add.remote("died", deaths(worker_exceptions))

@@ -5,6 +5,8 @@ Ray loads this module into processes of its own, which start the sooner the less
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from ray.exceptions import ActorUnavailableError, RayActorError
@@ -13,7 +15,7 @@ TAKEN_AWAY = "its node was taken away"
 
 News = tuple[str, Any]
 """``started``: the placement group of a group of workers. ``trains``: the step that it goes on from and its size.
-``says``: a line for the terminal. ``died``: how, by rank."""
+``says``: a line for the terminal. ``died``: who, and how."""
 
 
 class Line:
@@ -53,12 +55,19 @@ class Line:
         return news
 
 
+def deaths(errors: Mapping[int, BaseException]) -> dict[str, str]:
+    """Say which workers died and how; those that could not go on without them are not named."""
+    dead = {rank: error for rank, error in errors.items() if type(error) is not RuntimeError}
+    return {f"worker {rank}": death(error) for rank, error in (dead or errors).items()}
+
+
 def death(error: BaseException | None) -> str:
     """Say how a process of Ray's died."""
     error = getattr(error, "health_check_failure", error)  # Train wraps it
     if not isinstance(error, RayActorError):
         if type(error) is RuntimeError:  # a worker's own words
-            return f"it could not go on: {error}"
+            lost = re.search(r"\bpeer\b|gloo|nccl", str(error), re.I)
+            return "it lost its connection to the others" if lost else f"it could not go on: {str(error)[:150]}"
         return f"its process could not go on: {type(error).__name__}" if error else "its process died"
     if error.actor_init_failed:
         return f"its process could not begin: {str(error).strip().splitlines()[-1]}"
