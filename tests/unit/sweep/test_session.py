@@ -13,7 +13,7 @@ from rich.console import Console
 from rayconvai.config.compose import compose
 from rayconvai.sweep.budget import is_finished
 from rayconvai.sweep.engine import Engine
-from rayconvai.sweep.identity import fork, identity
+from rayconvai.sweep.identity import differences, fork, identity
 from rayconvai.sweep.journal import Journal, iter_records, read_journal
 from rayconvai.sweep.plan import Plan, trial_overrides
 from rayconvai.sweep.session import check, run_session
@@ -209,6 +209,13 @@ def test_a_recipe_that_changed_twice_is_forked_twice(sessions: Sessions) -> None
         base.seed = 7
         journal.open(identity(sessions.spec, base), dataclasses.asdict(sessions.spec))
     assert fork(SweepFile("demo.yaml", sessions.spec, {})).spec.name == "demo-3"
+
+
+def test_more_workers_make_no_other_sweep(sessions: Sessions) -> None:
+    spec = dataclasses.replace(sessions.spec, recipe="line/line", config_dirs=[str(TESTS / "configs")])
+    before, base = identity(spec, base_of(spec)), base_of(spec)
+    base.resources.workers, base.seed = 4, 7
+    assert differences(before, identity(spec, base)) == ["seed of the recipe was 0, is 7"]
 
 
 def base_of(spec: SweepSpec) -> DictConfig:
