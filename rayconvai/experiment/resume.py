@@ -133,7 +133,8 @@ class ExactResume(Callback):
             return
         source = trainer.ckpt_path
         self._hook = cast(Any, pl_module).register_load_state_dict_pre_hook(
-            lambda module, weights, *_: check_weights(module, weights, source)
+            # With a prefix it is a copy within another module, such as the average's.
+            lambda module, weights, prefix, *_: None if prefix else check_weights(module, weights, source)
         )
 
     @override

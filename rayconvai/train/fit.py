@@ -206,7 +206,7 @@ def make_trainer(config: DictConfig, runtime: Runtime) -> Trainer:
     place = {"accelerator": runtime.accelerator, "devices": runtime.devices, "strategy": runtime.strategy}
     options |= {name: value for name, value in place.items() if value is not None}
     options["accumulate_grad_batches"] = runtime.accumulate * options.get("accumulate_grad_batches", 1)
-    if options["strategy"] == "fsdp2":
+    if options.get("strategy") == "fsdp2":
         options["strategy"] = FSDP2Strategy()
     # Our matrices are small or bf16: on GPUs that have TF32 its extra speed costs no accuracy that a WER shows.
     torch.set_float32_matmul_precision("high")

