@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from workers_cli import Run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SLOW = ("model.pause=0.1", "exp_manager.checkpoint_callback_params.every_n_train_steps=3", "trainer.max_epochs=6")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 CRASH = Path(__file__).parents[1] / "crash"
-PATIENCE = 120.0
+PATIENCE = 240.0
 """Seconds in which whatever is waited for must come; a hang shows as a failure."""
 
 
