@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import Self
 
 from rayconvai.core.artefact import read_artefact, write_artefact
@@ -94,6 +96,10 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
         if self._device_mesh is not None and self.trainer.state.fn == TrainerFn.FITTING:
             self._shard(self._device_mesh["data_parallel"])
         synchronized = getattr(self.trainer.strategy, "_layer_sync", None) is not None
+        # DDP would send these, too, from the first rank to all others at each step.
+        constants = {name for name, _ in self.named_buffers()} - set(self.state_dict())
+        ignore: Any = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+        ignore(self, sorted(constants))
         for module in self.modules():
             if hasattr(module, "over_ranks"):
                 vars(module)["over_ranks"] = synchronized
@@ -112,11 +118,13 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
     def log_training_mean(self, name: str, mean: Tensor, count: int) -> None:
         """Log the mean over the ``count`` utterances of a training batch, by step and epoch: what is logged is the mean
         over all ranks' utterances."""
-        share, ranks = self._share(), self.trainer.world_size
-        if share is not None and share.own * ranks != share.beside:
-            mean = mean * (share.own * ranks / share.beside)
-        size = count * ranks if share is None else share.beside
-        self.log(name, mean, batch_size=size, on_step=True, on_epoch=True, prog_bar=True, sync_dist=True)
+        if self.trainer.world_size > 1:
+            # Not by sync_dist, which lets all ranks wait for one another twice.
+            sums = torch.stack([mean.detach() * count, mean.new_tensor(count)])
+            dist.all_reduce(sums)
+            share = self._share()
+            mean, count = sums[0] / sums[1], int(sums[1]) if share is None else share.beside
+        self.log(name, mean, batch_size=count, on_step=True, on_epoch=True, prog_bar=True)
 
     def _shard(self, mesh: Any) -> None:
         # What has weights and a forward of its own: the parts of the model, and the blocks in them.

@@ -210,6 +210,7 @@ def make_trainer(config: DictConfig, runtime: Runtime) -> Trainer:
         options["strategy"] = FSDP2Strategy()
     # Our matrices are small or bf16: on GPUs that have TF32 its extra speed costs no accuracy that a WER shows.
     torch.set_float32_matmul_precision("high")
+    warnings.filterwarnings("ignore", "It is recommended to use `self.log", UserWarning)  # ours is, without sync_dist
     warnings.filterwarnings("ignore", r"`isinstance\(treespec", FutureWarning)  # Lightning's own affair
     try:
         with _without_banner():
