@@ -125,7 +125,7 @@ class Speed(Callback):
         seen: Mapping[str, Any] = pl_module.seen(batch) if isinstance(pl_module, Model) else {}
         if self._counter is not None:
             self._counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-            self._flops = self._counter.get_total_flops() / float(next(iter(seen.values()), 1))
+            self._flops = self._counter.get_total_flops() / (float(next(iter(seen.values()), 1)) or 1)
             self._counter = self._last = None  # this one took longer for being watched
             return
         for unit, amount in seen.items():

@@ -13,8 +13,9 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
+from rayconvai.core.model import Model
 from rayconvai.errors import ConfigError
-from rayconvai.experiment import Interrupted, exp_manager, read_metrics
+from rayconvai.experiment import Interrupted, close, exp_manager, read_metrics
 from rayconvai.experiment.storage import AtomicCheckpointIO, find_last
 
 Run = Callable[..., tuple[pl.Trainer, Any, Path]]
@@ -166,6 +167,43 @@ def test_steps_are_timed_and_measured_and_train_the_same(run: Run, tmp_path: Pat
     assert [line["validation_step_timing"] > 0 for line in lines(root, "validation")] == [True, True]
     _, _, root = run(tmp_path / "accumulated", trainer=accumulated, **measured, **BARE)
     assert [line["step"] for line in lines(root, "step") if line["grad_norm"] > 0] == [0, 1, 2, 3]
+
+
+class Counted(Model):
+    """Says that each batch holds two seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torch.nn.Linear(4, 1)
+
+    from_config = check_graph = None
+
+    def seen(self, batch: Any) -> dict[str, Any]:
+        return {"audio_seconds": torch.tensor(2.0)}
+
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        return self.net(batch[0]).pow(2).mean()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_throughput_is_in_the_units_of_the_model(
+    make_trainer: Callable[..., pl.Trainer], net_class: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rayconvai.experiment.timing.get_available_flops", lambda *_: 1000)
+    trainer = make_trainer(max_epochs=1)
+    options = {"explicit_log_dir": str(tmp_path), "log_throughput": True, "create_checkpoint_callback": False, **BARE}
+    exp_manager(trainer, options)
+    trainer.fit(Counted(), net_class().train_dataloader())
+    close(trainer)
+    first, *steps = lines(tmp_path, "step")
+    assert "mfu" not in first  # its work was being counted
+    assert len(steps) == 3
+    for line in steps:
+        assert line["audio_seconds_per_second"] == pytest.approx(2 * line["steps_per_second"])
+        # Forward and the gradient of the weights: each 2 * 4 * 4 operations a batch.
+        assert line["mfu"] == pytest.approx(line["steps_per_second"] * 64 / 1000)
 
 
 def test_gradient_norm_is_that_of_all_weights_before_clipping(run: Run, tmp_path: Path) -> None:
