@@ -55,6 +55,9 @@ def main() -> int:
     recorded = None if asked.rerun is None else _recorded(asked.rerun, arguments, flags)
     if arguments.config_path is not None:
         raise ConfigError("--config-path is not supported; add a directory of your own recipes with --config-dir")
+    asked_for = {"-m": arguments.multirun, "--cfg": arguments.cfg, "--info": arguments.info}
+    if len(both := [name for name, is_asked in asked_for.items() if is_asked]) > 1:
+        raise ConfigError(f"{' and '.join(both)} exclude each other")
     if arguments.resolve and not (arguments.cfg or arguments.help):
         raise ConfigError("--resolve goes with --cfg job")
     directories = [] if arguments.config_dir is None else [Path(arguments.config_dir)]
@@ -109,6 +112,8 @@ def _recorded(directory: str, arguments: argparse.Namespace, flags: list[str]) -
 
     if arguments.config_name is not None or arguments.config_dir is not None:
         raise ConfigError("--rerun takes the config from the run's directory; leave out --config-name and --config-dir")
+    if "://" in directory:
+        raise ConfigError(f"--rerun takes a directory of this machine; copy {directory} to one first")
     recorded = read_run(Path(directory))
     recorded.take_threads()
     arguments.config_name, arguments.config_dir = "config", directory

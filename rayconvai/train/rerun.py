@@ -108,7 +108,8 @@ def read_run(directory: Path) -> RecordedRun:
     if not directory.is_dir():
         raise ConfigError(f"--rerun: there is no directory {directory}")
     if not layout.config.is_file() or (directory / "card.json").is_file():
-        runs = sorted(path.parent for path in directory.glob("*/config.yaml")) or sorted(directory.glob("trials/*"))
+        found = [path.parent for depth in ("*", "*/*") for path in directory.glob(f"{depth}/provenance.json")]
+        runs = sorted(run for run in found if (run / "config.yaml").is_file())
         hint = f"; runs in it: {', '.join(str(path) for path in runs[-3:])}" if runs else ""
         raise ConfigError(f"--rerun: {directory} is no run's directory, which has a config.yaml and a log.txt{hint}")
     _refuse_taken_over(directory)

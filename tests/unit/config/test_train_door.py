@@ -107,6 +107,7 @@ def test_an_interrupted_run_says_how_to_go_on(
         pytest.param([*RECIPE, "--config-dir", "nowhere"], "config directory not found", id="config_dir"),
         pytest.param([*RECIPE, "--config-path", "."], "--config-dir", id="config_path"),
         pytest.param([*RECIPE, "--info", "config", "data=digts"], "nearest: digits", id="info"),
+        pytest.param([*RECIPE, "-m", "--cfg", "job"], "-m and --cfg exclude each other", id="multirun_cfg"),
         pytest.param([*RECIPE, "--resolve"], "--resolve goes with --cfg", id="resolve_alone"),
     ],
 )

@@ -126,6 +126,7 @@ def test_what_cannot_be_compared_is_no_hindrance(
     [
         pytest.param(["--rerun"], "--rerun: name a run's directory", id="nothing"),
         pytest.param(["--rerun", "nowhere"], "--rerun: there is no directory nowhere", id="nowhere"),
+        pytest.param(["--rerun", "s3://bucket/run"], "copy s3://bucket/run to one first", id="address"),
         pytest.param(["--rerun", "runs"], "runs in it: runs/first", id="parent"),
         pytest.param(["--rerun", "sweep"], "runs in it: sweep/trials/t0000", id="sweep"),
         pytest.param([*RUN, "--config-name", "x"], "leave out --config-name", id="config_name"),
@@ -141,6 +142,7 @@ def test_wrong_command_line(train: Train, arguments: list[str], says: str) -> No
     config = compose("line/line", ["~data.corpus.test"], [CONFIGS])
     for directory in ("runs/first", "sweep/trials/t0000", "taken"):
         Path(directory, "run_0").mkdir(parents=True)
+        Path(directory, "provenance.json").write_text("{}")
         OmegaConf.save(config, Path(directory, "config.yaml"), resolve=True)
     Path("taken/run_0/provenance.json").write_text('{"resumed_from": "/x/from-t0001-epochs=2-last.ckpt"}')
     Path("torn").mkdir()
