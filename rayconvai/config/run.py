@@ -18,6 +18,7 @@ class TrainerConfig:
 
     accelerator: str = "auto"
     strategy: str = "auto"
+    """Lightning's names; ``fsdp2`` divides weights, gradients and optimizer states among the processes."""
     devices: Any = "auto"
     """A number of devices, a list of their indices, or ``auto``."""
     num_nodes: int = 1

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from rayconvai.core.carry import carry_moments, move_schedule
 from rayconvai.core.model import Model
+from rayconvai.errors import CheckpointError
 
 
 class Reoptimize(Callback):
@@ -30,6 +31,11 @@ class Reoptimize(Callback):
         before = checkpoint.get("optimization")  # older checkpoints have none
         if before is None or not isinstance(pl_module, Model) or before == pl_module.optimization:
             return
+        if not checkpoint["optimizer_states"]:
+            raise CheckpointError(
+                f"{trainer.ckpt_path} is sharded, and was made under another optimizer or schedule: such a one goes on "
+                "under its own only; restore optim and schedule"
+            )
         self._before, self._optimizers = before, checkpoint["optimizer_states"]
         checkpoint["optimizer_states"], checkpoint["lr_schedulers"] = [], []
 
