@@ -19,7 +19,7 @@ from typing_extensions import Self
 from rayconvai.core.data_module import DataModule
 from rayconvai.core.model import Model
 from rayconvai.data.loader import StatefulLoader
-from rayconvai.data.sampler import DurationBatchSampler
+from rayconvai.data.sampler import DurationBatchSampler, Ranks
 from rayconvai.errors import ConfigError
 
 FEATURES = 16
@@ -61,8 +61,7 @@ class ChanceData(DataModule):
             num_buckets=4,
             shuffle=shuffle,
             seed=self.seed,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self.trainer.world_size if self.trainer else 1,
+            ranks=Ranks(rank=self.trainer.global_rank, count=self.trainer.world_size) if self.trainer else Ranks(),
         )
         return StatefulLoader(TensorDataset(inputs, targets), batch_sampler=plan)
 
