@@ -104,6 +104,8 @@ class ResourcesConfig:
             if amount <= 0 or name in ("CPU", "GPU"):
                 fix = f"say it in resources.{name.lower()}s" if name in ("CPU", "GPU") else "it must be above 0"
                 raise ValueError(f"custom: {name} is {amount}; {fix}")
+        if not self.of_a_worker():
+            raise ValueError("cpus is 0, and a worker has nothing else either; it must be above 0, or gpus")
         most = self._numbers()[1]
         if self.accelerator_type and not self.gpus:
             raise ValueError(f"accelerator_type is {self.accelerator_type}, but gpus is 0; set resources.gpus=1")

@@ -93,4 +93,5 @@ def _place(line: Mapping[str, Any]) -> tuple[str, int, int]:
 
 
 def _is_measured(name: str) -> bool:
-    return name == "time"
+    """Tell what a clock says from what the training says."""
+    return name in ("time", "mfu") or name.endswith(("_step_timing", "_per_second"))

@@ -6,7 +6,7 @@ import logging
 import os
 from argparse import Namespace
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experiment
 from lightning.pytorch.loggers import MLFlowLogger
@@ -77,7 +77,7 @@ class RunMLflowLogger(MLFlowLogger):
         except Exception as error:  # noqa: BLE001 (a server, a network and a disk are behind it)
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             log.warning("MLflow cannot be had (%s); the training goes on without", reason)
-            self._mlflow_client, self._initialized = _DummyExperiment(), True
+            self._mlflow_client, self._initialized = cast(Any, _DummyExperiment()), True
         return self._mlflow_client
 
     @property

@@ -182,6 +182,9 @@ class ExactResume(Callback):
                 len(self._saved["ranks"]),
                 trainer.world_size,
             )
+        if self._saved is None and trainer.global_rank:
+            # All were seeded alike, to build the same model; from here on each draws its own dropout.
+            _seed_after(_states(), trainer.global_rank)
         self._restore(trainer)
         if loop.restarted_on_epoch_end or loop.resumed_on_epoch_end:
             # Checkpoints are written before such a schedule steps.

@@ -112,8 +112,6 @@ def _recorded(directory: str, arguments: argparse.Namespace, flags: list[str]) -
 
     if arguments.config_name is not None or arguments.config_dir is not None:
         raise ConfigError("--rerun takes the config from the run's directory; leave out --config-name and --config-dir")
-    if "://" in directory:
-        raise ConfigError(f"--rerun takes a directory of this machine; copy {directory} to one first")
     recorded = read_run(Path(directory))
     recorded.take_threads()
     arguments.config_name, arguments.config_dir = "config", directory

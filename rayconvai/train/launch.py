@@ -28,11 +28,14 @@ from rayconvai.errors import ClusterError, ConfigError, InfeasibleError, Rayconv
 from rayconvai.experiment.interrupt import Interrupted
 from rayconvai.experiment.layout import RunLayout
 from rayconvai.experiment.manager import run_place
+from rayconvai.experiment.mirror import fetched
 from rayconvai.experiment.options import options
 from rayconvai.experiment.provenance import command
+from rayconvai.experiment.resume import choose_checkpoint
 from rayconvai.train.address import check_address, in_ray_job
 from rayconvai.train.cluster import check_room, groups_of_job, ray_cluster, remove_groups
 from rayconvai.train.finish import Outcome
+from rayconvai.train.fit import check_same_run
 from rayconvai.train.lean import Failures, LeanTrainer
 from rayconvai.train.line import TAKEN_AWAY, Line, death, deaths
 from rayconvai.train.runtime import Runtime
@@ -56,9 +59,14 @@ def train_with_workers(config: DictConfig, runtime: Runtime) -> Outcome:
             "exp_manager.exp_dir must be a path that all nodes share: in a job, a relative one goes with its files"
         )
     check_address()
+    place = str(run_dir) if run_dir is not None else run_place(section)
+    if run_dir is None and section.resume_if_exists:
+        layout = RunLayout(fetched(place))
+        directory = Path(section.checkpoint_callback_params.dirpath or layout.checkpoints)
+        check_same_run(layout, config, choose_checkpoint(section, directory, set_aside=False))
     job = Job(
         config=config,
-        run_dir=str(run_dir) if run_dir is not None else run_place(section),
+        run_dir=place,
         overrides=tuple(runtime.overrides),
         working_dir=None if in_ray_job() else os.getcwd(),
         callbacks=partial(list, runtime.callbacks),

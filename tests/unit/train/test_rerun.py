@@ -126,7 +126,6 @@ def test_what_cannot_be_compared_is_no_hindrance(
     [
         pytest.param(["--rerun"], "--rerun: name a run's directory", id="nothing"),
         pytest.param(["--rerun", "nowhere"], "--rerun: there is no directory nowhere", id="nowhere"),
-        pytest.param(["--rerun", "s3://bucket/run"], "copy s3://bucket/run to one first", id="address"),
         pytest.param(["--rerun", "runs"], "runs in it: runs/first", id="parent"),
         pytest.param(["--rerun", "sweep"], "runs in it: sweep/trials/t0000", id="sweep"),
         pytest.param([*RUN, "--config-name", "x"], "leave out --config-name", id="config_name"),

@@ -26,6 +26,7 @@ GPUS = [{"CPU": 8.0}, *[{"CPU": 16.0, "GPU": 4.0, "accelerator_type:A100": 1.0}]
         pytest.param(["resources.workers=two"], "workers is two; it must be a number, or {min: 2, max: 8}", id="text"),
         pytest.param(["resources.workers={min: 2}"], "it must be a number, or {min: 2, max: 8}", id="no_max"),
         pytest.param(["resources.workers={min: 3, max: 2}"], "1 or more, max no less than min", id="max_below_min"),
+        pytest.param([TWO, "resources.cpus=0"], "cpus is 0, and a worker has nothing else either", id="nothing"),
         pytest.param(["resources.workers=0"], "workers is 0; it must be 1 or more", id="none"),
         pytest.param([TWO, "resources.gpus=0.5"], "2 workers need a whole number of GPUs each", id="shared_gpu"),
         pytest.param([TWO, "trainer.devices=2"], "resources.workers=2 says how many train; leave it out", id="devices"),
