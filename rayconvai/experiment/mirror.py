@@ -29,6 +29,7 @@ MOST_SECONDS = 30.0
 """How long it waits at most before it tries again to reach a bucket."""
 CLOSE_SECONDS = 600.0
 """How long it goes on trying at the end of a run."""
+_STAMP = ".json"
 _ADDRESS = ".address"
 """A file of a working copy, and not of the bucket: what it is the copy of."""
 
@@ -318,9 +319,6 @@ class Mirror:
                     about = path.stat()
                     found[path.relative_to(self.local).as_posix()] = (about.st_size, about.st_mtime_ns)
         return found
-
-
-_STAMP = ".json"
 
 
 def _rank(name: str) -> int:
