@@ -4,12 +4,17 @@ address that fsspec knows."""
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rayconvai._optional import require
-from rayconvai.errors import StorageError
+from rayconvai.errors import RayconvaiError, StorageError
 
+T = TypeVar("T")
+_MOST_SECONDS = 15.0
+"""How long it waits at most before it tries again to reach a bucket."""
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 
 
@@ -80,6 +85,25 @@ def read(place: str) -> bytes:
     except Exception as error:
         raise StorageError(f"{place} cannot be read: {words(error)}") from error
     return data
+
+
+def patiently(action: Callable[[], T], seconds: float) -> T:
+    """Do something with a bucket and return what comes of it; while the bucket is away, try again, for so long.
+
+    Raises:
+        Exception: what it raised last; at once what does not pass: no such bucket or object, no access, our own errors.
+    """
+    until, wait = time.monotonic() + seconds, 0.5
+    while True:
+        try:
+            return action()
+        except (FileNotFoundError, FileExistsError, PermissionError, RayconvaiError):
+            raise
+        except Exception:
+            if time.monotonic() > until:
+                raise
+        time.sleep(wait)
+        wait = min(2 * wait, _MOST_SECONDS)
 
 
 def words(error: Exception) -> str:

@@ -89,8 +89,8 @@ class ResourcesConfig:
     retries: int = 3
     """How often workers that died are started again; pre-emptions do not count."""
     global_batch: str = "keep"
-    """With ``{min, max}``: ``keep`` accumulates gradients, so that a step sees as much data as with ``max`` workers;
-    ``scale`` lets a step see as much as there are workers for."""
+    """With ``{min, max}``: ``keep`` accumulates gradients, so that a step sees as much data as with ``max`` workers
+    (nearly, where their number does not divide it); ``scale`` lets a step see as much as there are workers for."""
 
     def __post_init__(self) -> None:
         for name, choices in {"placement": _PLACEMENTS, "global_batch": ("keep", "scale")}.items():

@@ -10,7 +10,6 @@ import fcntl
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +18,7 @@ from lightning.pytorch import Callback
 
 from rayconvai.errors import StorageError
 from rayconvai.experiment.storage import SUFFIX
-from rayconvai.places import is_address, open_address, words, working_copy
+from rayconvai.places import is_address, open_address, patiently, words, working_copy
 
 log = logging.getLogger(__name__)
 
@@ -113,11 +112,13 @@ def publish(path: Path) -> None:
     if address is None:
         return
     if path.is_dir():
-        Mirror(address).push()
+        mirror = Mirror(address)
+        mirror._pushed = dict.fromkeys(mirror.sizes(), (-1, -1))  # what is there now, whatever it is
+        mirror.settle()
         return
     fs, target = open_address(address)
     try:
-        fs.pipe_file(target, path.read_bytes())
+        patiently(lambda: fs.pipe_file(target, path.read_bytes()), CLOSE_SECONDS)
     except Exception as error:
         raise StorageError(f"{address} cannot be written: {words(error)}") from error
 
@@ -185,9 +186,9 @@ class Mirror:
                     if name not in there:
                         (self.local / name).unlink()
                 self._pushed = {name: stamp for name, stamp in self._files().items() if name in there}
-        except OSError as error:
-            raise StorageError(f"{self.local} cannot be written: {error.strerror or error}") from error
         except Exception as error:
+            if isinstance(error, OSError) and str(error.filename or "").startswith(str(self.local)):
+                raise StorageError(f"{self.local} cannot be written: {error.strerror or error}") from error
             raise StorageError(f"{self.address} cannot be read: {words(error)}") from error
 
     def push(self) -> None:
@@ -202,9 +203,13 @@ class Mirror:
         now = {**{name: stamp for name, stamp in self._files().items() if not _rank(name)}, **checkpoints}
         for name in sorted(now, key=_rank):
             if self._pushed.get(name) != now[name]:
-                with suppress(FileNotFoundError):  # removed since it was listed
+                try:
                     self.fs.put_file(str(self.local / name), f"{self.root}/{name}")
-                    self._pushed[name] = now[name]
+                except FileNotFoundError:
+                    if (self.local / name).exists():  # else it was removed since it was listed
+                        raise
+                    continue
+                self._pushed[name] = now[name]
         for name in [name for name in self._pushed if not (self.local / name).exists()]:
             with suppress(FileNotFoundError):
                 self.fs.rm_file(f"{self.root}/{name}")
@@ -231,26 +236,29 @@ class Mirror:
         """Push what is left and end; a bucket that is away is waited for.
 
         Raises:
-            StorageError: it did not come back in time; says what is only here.
+            StorageError: as ``settle``.
         """
         if self._thread is None:
-            return None
+            return
         self._ended.set()
         self._thread.join()
         self._thread = None
-        until, wait = time.monotonic() + CLOSE_SECONDS, 1.0
-        while True:
-            try:
-                return self.push()
-            except Exception as error:
-                if time.monotonic() > until:
-                    left = [name for name, stamp in self._files().items() if self._pushed.get(name) != stamp]
-                    raise StorageError(
-                        f"{self.address} cannot be written: {words(error)}; {len(left)} files are only in {self.local} "
-                        f"({', '.join(left[:3])} ...)"
-                    ) from error
-            time.sleep(wait)
-            wait = min(2 * wait, MOST_SECONDS)
+        self.settle()
+
+    def settle(self) -> None:
+        """Push until the bucket has everything; one that is away is waited for.
+
+        Raises:
+            StorageError: it did not come back in time; says what is only here.
+        """
+        try:
+            patiently(self.push, CLOSE_SECONDS)
+        except Exception as error:
+            left = [name for name, stamp in self._files().items() if self._pushed.get(name) != stamp]
+            raise StorageError(
+                f"{self.address} cannot be written: {words(error)}; {len(left)} files are only in {self.local}, which "
+                f"the next start makes what the bucket has: copy them first ({', '.join(left)})"
+            ) from error
 
     def _go_on(self) -> None:
         wait = PUSH_SECONDS

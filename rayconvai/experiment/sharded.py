@@ -75,7 +75,7 @@ def _together(action: Callable[[], Any], path: Path) -> list[Any]:
     problem = ""
     try:
         result = action()
-    except (OSError, CheckpointException) as error:
+    except (OSError, RuntimeError, CheckpointException) as error:  # torch's zip writer hides a failed write behind one
         problem = (isinstance(error, OSError) and error.strerror) or str(error).strip().splitlines()[-1]
     answers: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(answers, (result, problem))

@@ -21,11 +21,13 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 
 from rayconvai.errors import StorageError, SweepError
-from rayconvai.places import open_address, words
+from rayconvai.places import open_address, patiently, words
 from rayconvai.sweep.store import Holder, Segment, refusal
 
 RENEW_SECONDS = 15.0
 EXPIRE_SECONDS = 60.0
+AWAY_SECONDS = 300.0
+"""How long its holder waits for a bucket that is away."""
 MERGE = 500
 """So many objects of one record become one."""
 SEALED = 20_000
@@ -55,7 +57,7 @@ class Bucket:
         self.root = f"{root}/journal"
         self._token = uuid.uuid4().hex
         self._holder = Holder.here()
-        self._renewed = 0.0
+        self._renewed = self._patience = 0.0
         self._lost: SweepError | None = None
         self._released = threading.Event()
         self._next = 0
@@ -105,6 +107,7 @@ class Bucket:
                 self.place, lease.holder, f"wait for it or end it; if it is dead, come back in {lease.left:.0f} s"
             )
         self._write_lease()
+        self._patience = AWAY_SECONDS
         threading.Thread(target=self._keep_lease, name="lease", daemon=True).start()
 
     def begin(self) -> list[Segment]:
@@ -134,6 +137,7 @@ class Bucket:
 
     def release(self) -> None:
         self._released.set()
+        self._patience = 0.0
         lease = self._lease()
         if lease and lease.token == self._token:
             self._remove(["lease.json"])
@@ -144,14 +148,23 @@ class Bucket:
 
     def _make(self, name: str, data: bytes) -> None:
         """Make an object that must not be there yet."""
+
+        def make() -> None:
+            try:
+                self.fs.pipe_file(self._path(name), data, mode="create")
+            except Exception as error:
+                there = self._find(name)
+                if there is None:
+                    raise
+                if there != data:  # else a request that was sent twice
+                    raise refusal(self.place, None, "it has written where this one would have") from error
+
         try:
-            self.fs.pipe_file(self._path(name), data, mode="create")
+            patiently(make, self._patience)
+        except (SweepError, StorageError):
+            raise
         except Exception as error:
-            there = self._find(name)
-            if there is None:
-                raise StorageError(f"the journal in {self.place} cannot be written: {words(error)}") from error
-            if there != data:  # else a request that was sent twice
-                raise refusal(self.place, None, "it has written where this one would have") from error
+            raise StorageError(f"the journal in {self.place} cannot be written: {words(error)}") from error
 
     def _put(self, name: str, data: bytes) -> None:
         with self._said("written"):
@@ -159,7 +172,7 @@ class Bucket:
 
     def _get(self, name: str) -> bytes:
         with self._said("read"):
-            data: bytes = self.fs.cat_file(self._path(name))
+            data: bytes = patiently(lambda: self.fs.cat_file(self._path(name)), self._patience)
         return data
 
     def _find(self, name: str) -> bytes | None:

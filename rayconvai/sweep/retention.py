@@ -140,7 +140,7 @@ class Retention:
                 if not path.name.startswith(left[0].path.name):  # its stamp is called after it
                     path.unlink()
             if mirror is not None:
-                mirror.push()
+                mirror.settle()
         except (OSError, CheckpointError) as error:
             log.warning("the checkpoints of %s cannot be made fewer: %s", trial.name, error)
         before, now = self._sizes[trial.number], _size(self._checkpoints(trial))

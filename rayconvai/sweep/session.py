@@ -180,7 +180,7 @@ def _take_over(settings: TrialSettings, donor: int, member: int, epoch: int) -> 
     mirror = Mirror(settings.run_place(member))
     mirror.pull()
     take_over(settings.run_dir(donor), settings.run_dir(member), epoch)
-    mirror.push()
+    mirror.settle()
 
 
 def _read_warmth(file: SweepFile, state: SweepState, plan: Plan) -> None:
