@@ -28,6 +28,8 @@ MOST_SECONDS = 30.0
 """How long it waits at most before it tries again to reach a bucket."""
 CLOSE_SECONDS = 600.0
 """How long it goes on trying at the end of a run."""
+_HELD = ("hang.txt",)
+"""What the process that fetches may have open."""
 _STAMP = ".json"
 _ADDRESS = ".address"
 """A file of a working copy, and not of the bucket: what it is the copy of."""
@@ -183,7 +185,7 @@ class Mirror:
                 for name in sorted(there, key=_rank):
                     self._fetch(name, there[name], keep=not whole)
                 for name in self._files() if whole else ():
-                    if name not in there:
+                    if name not in there and name not in _HELD:
                         (self.local / name).unlink()
                 self._pushed = {name: stamp for name, stamp in self._files().items() if name in there}
         except Exception as error:
@@ -194,14 +196,17 @@ class Mirror:
     def push(self) -> None:
         """Let the bucket have what has changed here since the last time.
 
-        A checkpoint comes there after the record of all that led to it, and before its stamp.
+        A checkpoint comes there after the record of all that led to it, and after its stamp, as it does here.
 
         Raises:
+            StorageError: the working copy has gone.
             Exception: the bucket cannot be reached, or does not take it.
         """
+        if not self.local.is_dir():  # else all that is in the bucket would have to go
+            raise StorageError(f"{self.local}, the working copy of {self.address}, has been removed")
         checkpoints = {name: stamp for name, stamp in self._files().items() if _rank(name)}
         now = {**{name: stamp for name, stamp in self._files().items() if not _rank(name)}, **checkpoints}
-        for name in sorted(now, key=_rank):
+        for name in sorted(now, key=lambda name: (_rank(name), now[name][1])):
             if self._pushed.get(name) != now[name]:
                 try:
                     self.fs.put_file(str(self.local / name), f"{self.root}/{name}")
@@ -330,8 +335,8 @@ class Mirror:
 
 
 def _rank(name: str) -> int:
-    """Return when a file's turn is: checkpoints after all else, and then their stamps."""
-    return 1 if name.endswith(SUFFIX) else 2 if name.endswith(SUFFIX + _STAMP) else 0
+    """Return when a file's turn is: the stamps of checkpoints after all else, and then those."""
+    return 1 if name.endswith(SUFFIX + _STAMP) else 2 if name.endswith(SUFFIX) or f"{SUFFIX}/" in name else 0
 
 
 class Mirrored(Callback):

@@ -61,7 +61,7 @@ def _since_best(spec: SweepSpec, state: SweepState) -> int:
 
 def is_finished(state: SweepState, spec: SweepSpec) -> str:
     """Return why there is nothing left to do; empty: there is."""
-    if not state.closed or not exists(f"{spec.place}/best"):
+    if not state.closed or not exists(f"{spec.place}/best/card.json"):
         return ""
     if state.closed != "done":
         return budget_over(spec, state, state.seconds)

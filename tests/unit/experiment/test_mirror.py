@@ -158,8 +158,12 @@ def test_order_in_which_files_go(server: ThreadedMotoServer, monkeypatch: pytest
     put = mirror.fs.put_file
     monkeypatch.setattr(mirror.fs, "put_file", lambda here, there: (sent.append(Path(there).name), put(here, there)))
     mirror.push()
-    assert sent == ["metrics.jsonl", "log.txt", "a.ckpt", "a.ckpt.json"]
+    assert sent == ["metrics.jsonl", "log.txt", "a.ckpt.json", "a.ckpt"]
     (mirror.local / "checkpoints/a.ckpt").unlink()
     mirror.push()
     assert sent[4:] == []
+    assert names() == {"metrics.jsonl", "run_0/log.txt", "checkpoints/a.ckpt.json"}
+    shutil.rmtree(mirror.local)
+    with pytest.raises(StorageError, match="has been removed"):
+        mirror.push()
     assert names() == {"metrics.jsonl", "run_0/log.txt", "checkpoints/a.ckpt.json"}

@@ -175,6 +175,7 @@ def test_a_finished_sweep(
     with pytest.raises(Dies):
         sessions()
     (sessions.spec.directory / "best").mkdir()
+    (sessions.spec.directory / "best" / "card.json").touch()
     spec = dataclasses.replace(sessions.spec, budget=BudgetSpec(trials=now))
     assert bool(is_finished(read_journal(spec.directory), spec)) is finished
 
