@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -32,6 +33,27 @@ class Interrupted(SystemExit):
         self.run_dir: str | Path | None = None
         self.checkpoint: Path | None = None
         """What the run can go on from; None if it keeps no last checkpoint."""
+
+
+@contextmanager
+def on_signals(handle: Callable[[int, _Handler], None]) -> Iterator[None]:
+    """Within the block, let SIGINT and SIGTERM call ``handle`` with their number and with what handled it before.
+
+    Nothing where this is not the main thread, which alone may say what signals do.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[int, _Handler] = {
+        number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    for number in before:
+        signal.signal(number, lambda number, _: handle(number, before[number]))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def may_stop_here(trainer: Trainer) -> bool:

@@ -9,12 +9,9 @@ import dataclasses
 import math
 import shutil
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 
 import ray
@@ -25,6 +22,7 @@ from rich.console import Console
 
 from rayconvai.config.run import ResourcesConfig
 from rayconvai.errors import RayconvaiError, StorageError
+from rayconvai.experiment.interrupt import on_signals
 from rayconvai.places import working_copy
 from rayconvai.sweep.cluster import check_nodes, cluster, concurrency
 from rayconvai.sweep.engine import Engine
@@ -82,7 +80,7 @@ def run_sweep(engine: Engine, settings: TrialSettings, console: Console) -> str:
             ),
         )
         try:
-            with stopper.on_signals():
+            with on_signals(stopper.hear):
                 tuner.fit()
             if events.error is not None:
                 raise events.error
@@ -228,25 +226,10 @@ class _Stop(Stopper):
             return True
         return False
 
-    @contextmanager
-    def on_signals(self) -> Iterator[None]:
+    def hear(self, number: int, before: Any) -> None:
         """Let the first Ctrl-C or SIGTERM stop the trials at their next batch; a second one ends at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        def handle(number: int, _: FrameType | None) -> None:
-            self.told = True
-            signal.signal(number, before[number] or signal.SIG_DFL)
-
-        for number in before:
-            signal.signal(number, handle)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler or signal.SIG_DFL)
+        self.told = True
+        signal.signal(number, before)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

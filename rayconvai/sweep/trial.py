@@ -11,7 +11,6 @@ import contextlib
 import functools
 import gc
 import logging
-import os
 import queue
 import sys
 import threading
@@ -37,6 +36,7 @@ from rayconvai.sweep.reports import Report, Reports
 from rayconvai.sweep.state import Attempt, trial_dir, trial_name
 from rayconvai.sweep.stop import StopSign
 from rayconvai.sweep.verdict import judge
+from rayconvai.train.address import enter
 from rayconvai.train.fit import fit
 from rayconvai.train.ray_facts import ray_facts
 from rayconvai.train.runtime import Runtime
@@ -120,7 +120,7 @@ def rehearse(settings: TrialSettings, part: str, written: bytes) -> None:
         StorageError: a directory is not the driver's, or the bucket cannot be read here.
         ConfigError: the recipe cannot be composed here.
     """
-    if not read(part).startswith(written):
+    if read(part) != written:
         raise StorageError(
             f"the sweep's directory {settings.place} is not the driver's; storage must be a path that all nodes share"
         )
@@ -128,14 +128,7 @@ def rehearse(settings: TrialSettings, part: str, written: bytes) -> None:
 
 
 def _arrive(settings: TrialSettings) -> None:
-    if settings.working_dir is not None:
-        try:
-            os.chdir(settings.working_dir)
-        except OSError as error:
-            raise StorageError(
-                f"the working directory {settings.working_dir}, where relative paths begin, is not there; start from "
-                "one that all nodes share, or send the sweep as a job: ray job submit --working-dir ."
-            ) from error
+    enter(settings.working_dir, "sweep")
     _composer(settings).compose()  # what cannot be composed here at all is no fault of a point
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
-from rayconvai.errors import ClusterError
+from rayconvai.errors import ClusterError, StorageError
 
 _KNOCK_SECONDS = 10
 
@@ -13,6 +13,27 @@ _KNOCK_SECONDS = 10
 def in_ray_job() -> bool:
     """Tell whether this process was started by ``ray job submit``."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def enter(working_dir: str | None, what: str) -> None:
+    """Go where relative paths in configs begin; None: a job of Ray's is there already.
+
+    Args:
+        working_dir: the directory.
+        what: was started there, for the message.
+
+    Raises:
+        StorageError: it is not there.
+    """
+    if working_dir is None:
+        return
+    try:
+        os.chdir(working_dir)
+    except OSError as error:
+        raise StorageError(
+            f"the working directory {working_dir}, where relative paths begin, is not there; start from one that all "
+            f"nodes share, or send the {what} as a job: ray job submit --working-dir ."
+        ) from error
 
 
 def is_local() -> bool:

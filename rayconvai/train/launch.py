@@ -9,11 +9,9 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
 import ray
@@ -25,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayconvai.config.check import resources
 from rayconvai.errors import ClusterError, ConfigError, InfeasibleError, RayconvaiError, WorkerError, WorkersDiedError
-from rayconvai.experiment.interrupt import Interrupted
+from rayconvai.experiment.interrupt import Interrupted, on_signals
 from rayconvai.experiment.layout import RunLayout
 from rayconvai.experiment.manager import run_place
 from rayconvai.experiment.mirror import fetched
@@ -130,7 +128,7 @@ class _Launch:
             RunLayout(Path(self.job.run_dir)).make()
             self.job.marker.write_text(str(self.job.began), encoding="ascii")
         try:
-            with self._on_signals():
+            with on_signals(self._on_signal):
                 while True:
                     outcome = self._run_once(scratch)
                     if outcome is not None:
@@ -266,26 +264,11 @@ class _Launch:
             groups += groups_of_job()
         remove_groups(groups)
 
-    @contextmanager
-    def _on_signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        def handle(number: int, _: FrameType | None) -> None:
-            if self.signal is not None:
-                raise Interrupted(number, at_once=True)
-            self.signal = number
-            self.say(f"{signal.Signals(number).name}: stopping as soon as a checkpoint is made (again: at once)")
-
-        for number in before:
-            signal.signal(number, handle)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler or signal.SIG_DFL)
+    def _on_signal(self, number: int, _: object) -> None:
+        if self.signal is not None:
+            raise Interrupted(number, at_once=True)
+        self.signal = number
+        self.say(f"{signal.Signals(number).name}: stopping as soon as a checkpoint is made (again: at once)")
 
 
 def _said(how: dict[str, str]) -> str:

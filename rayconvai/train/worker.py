@@ -34,6 +34,7 @@ from rayconvai.experiment.mirror import fetched
 from rayconvai.experiment.record import OF_A_LINE, MetricsRecord, read_metrics
 from rayconvai.experiment.storage import find_last, read_stamps
 from rayconvai.places import is_address, working_copy
+from rayconvai.train.address import enter
 from rayconvai.train.finish import train
 from rayconvai.train.ray_facts import ray_facts
 from rayconvai.train.runtime import Runtime
@@ -140,14 +141,7 @@ def _recorded(run_dir: str) -> int:
 
 def _arrive(job: Job) -> None:
     """Go where relative paths begin, and see that the run's directory is the launcher's."""
-    if job.working_dir is not None:
-        try:
-            os.chdir(job.working_dir)
-        except OSError as error:
-            raise StorageError(
-                f"the working directory {job.working_dir}, where relative paths begin, is not there; start from one "
-                "that all nodes share, or send the run as a job: ray job submit --working-dir ."
-            ) from error
+    enter(job.working_dir, "run")
     if job.marker is not None and not job.marker.is_file():
         raise StorageError(
             f"the run's directory {job.run_dir} is not the same on node {os.uname().nodename}; "
