@@ -99,13 +99,32 @@ def fetched_file(place: str) -> Path:
     return path
 
 
+@contextmanager
+def in_step(path: Path) -> Iterator[None]:
+    """Work in a directory that the bucket may have changed, and let the bucket have what comes of it; any other
+    directory is left alone.
+
+    Raises:
+        StorageError: the bucket cannot be read or written.
+    """
+    address = address_of(path)
+    if address is None:
+        yield
+        return
+    mirror = Mirror(address)
+    mirror.pull()
+    yield
+    mirror.settle()
+
+
 def lasting(path: Path) -> str:
     """Return where a file or directory is for good: its address if it is in a working copy, else itself."""
     return address_of(path) or str(path)
 
 
 def publish(path: Path) -> None:
-    """Let the bucket have a file or directory of a working copy as it is now; nothing for any other.
+    """Let the bucket have a file or directory of a working copy as it is now, and nothing else below it; nothing
+    happens for any other path.
 
     Raises:
         StorageError: it cannot be written.
@@ -204,8 +223,7 @@ class Mirror:
         """
         if not self.local.is_dir():  # else all that is in the bucket would have to go
             raise StorageError(f"{self.local}, the working copy of {self.address}, has been removed")
-        checkpoints = {name: stamp for name, stamp in self._files().items() if _rank(name)}
-        now = {**{name: stamp for name, stamp in self._files().items() if not _rank(name)}, **checkpoints}
+        now = self._files()
         for name in sorted(now, key=lambda name: (_rank(name), now[name][1])):
             if self._pushed.get(name) != now[name]:
                 try:
@@ -278,7 +296,7 @@ class Mirror:
                     log.warning(
                         "%s cannot be written (%s); the run goes on and tries again", self.address, words(error)
                     )
-                wait = min(2 * wait, max(MOST_SECONDS, 2 * PUSH_SECONDS))
+                wait = min(2 * wait, MOST_SECONDS)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

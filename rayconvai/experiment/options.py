@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from rayconvai.errors import ConfigError, nearest
+from rayconvai.places import is_address
 
 
 class OptionError(ConfigError, OmegaConfBaseException):
@@ -47,7 +48,7 @@ class CheckpointParams:
     def __post_init__(self) -> None:
         if self.mode not in ("min", "max"):
             raise OptionError(f"checkpoint_callback_params.mode is {self.mode!r}; it must be min or max")
-        if "://" in (self.dirpath or ""):
+        if is_address(self.dirpath or ""):
             raise OptionError("checkpoint_callback_params.dirpath is an address; for a bucket, set exp_manager.exp_dir")
         if self.save_top_k < -1:
             raise OptionError(f"checkpoint_callback_params.save_top_k is {self.save_top_k}; it must be -1 or more")

@@ -5,14 +5,12 @@ Like a checkpoint file it is written whole or not at all, and has a stamp with i
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
@@ -20,7 +18,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from rayconvai.core.artefact import sha256
 from rayconvai.errors import StorageError
-from rayconvai.experiment.storage import REST, Stamp, combined, publish, read_stamps, write_stamps
+from rayconvai.experiment.storage import REST, Stamp, combined, publish, read_stamps, write_file, write_stamps
 
 
 def write_sharded(parts: dict[str, Any], rest: Mapping[str, Any], path: Path) -> None:
@@ -44,13 +42,11 @@ def write_sharded(parts: dict[str, Any], rest: Mapping[str, Any], path: Path) ->
 
     def write() -> dict[str, tuple[str, int]]:
         save(parts, storage_writer=FileSystemWriter(aside))  # syncs its files
+        whole = {}
         if first:
-            with (aside / REST).open("wb") as file:
-                torch.save(rest, file)
-                file.flush()
-                os.fsync(file.fileno())
-        mine = [*aside.glob(f"__{dist.get_rank()}_*"), *((aside / ".metadata", aside / REST) if first else ())]
-        return {file.name: (sha256(file), file.stat().st_size) for file in mine}
+            whole = {REST: write_file(rest, aside / REST)}
+        mine = [*aside.glob(f"__{dist.get_rank()}_*"), *((aside / ".metadata",) if first else ())]
+        return {**whole, **{file.name: (sha256(file), file.stat().st_size) for file in mine}}
 
     try:
         _together(prepare, path)
@@ -75,7 +71,7 @@ def _together(action: Callable[[], Any], path: Path) -> list[Any]:
     problem = ""
     try:
         result = action()
-    except (OSError, RuntimeError, CheckpointException) as error:  # torch's zip writer hides a failed write behind one
+    except (OSError, RuntimeError, CheckpointException) as error:
         problem = (isinstance(error, OSError) and error.strerror) or str(error).strip().splitlines()[-1]
     answers: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(answers, (result, problem))

@@ -64,7 +64,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            digest, size = _write(checkpoint, aside)
+            digest, size = write_file(checkpoint, aside)
             # The stamp goes first: a kill between the two renames then leaves the file before, whose stamp stays
             # second in the list, or no file at all.
             write_stamps(path, [Stamp.of(checkpoint, digest, size), *read_stamps(path)[:1]])
@@ -276,7 +276,12 @@ class _HashingFile:
         self.file.flush()
 
 
-def _write(checkpoint: Mapping[str, Any], path: Path) -> tuple[str, int]:
+def write_file(checkpoint: Mapping[str, Any], path: Path) -> tuple[str, int]:
+    """Write and sync a file; return its checksum and size.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     with path.open("wb") as file:
         hashing = _HashingFile(file)
         try:

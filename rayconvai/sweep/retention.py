@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rayconvai.errors import CheckpointError, StorageError
 from rayconvai.experiment.layout import RunLayout
-from rayconvai.experiment.mirror import Mirror, address_of
+from rayconvai.experiment.mirror import Mirror, address_of, in_step
 from rayconvai.sweep.checkpoints import best_first
 from rayconvai.sweep.spec import SweepSpec
 from rayconvai.sweep.state import SweepState, TrialRecord, trial_dir
@@ -130,17 +130,13 @@ class Retention:
     def _thin_out(self, trial: TrialRecord) -> int:
         """Delete all of a trial's checkpoints but the best; return how many bytes that gave."""
         self._thinned = trial.number
-        address = address_of(trial_dir(self.directory, trial.number))
-        mirror = None if address is None else Mirror(address)
+        run_dir = trial_dir(self.directory, trial.number)
         try:
-            if mirror is not None:
-                mirror.pull()
-            left = best_first(trial_dir(self.directory, trial.number), trial, self.metric)
-            for path in self._checkpoints(trial).iterdir() if left else ():
-                if not path.name.startswith(left[0].path.name):  # its stamp is called after it
-                    path.unlink()
-            if mirror is not None:
-                mirror.settle()
+            with in_step(run_dir):
+                left = best_first(run_dir, trial, self.metric)
+                for path in self._checkpoints(trial).iterdir() if left else ():
+                    if not path.name.startswith(left[0].path.name):  # its stamp is called after it
+                        path.unlink()
         except (OSError, CheckpointError) as error:
             log.warning("the checkpoints of %s cannot be made fewer: %s", trial.name, error)
         before, now = self._sizes[trial.number], _size(self._checkpoints(trial))

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from rayconvai.errors import SweepError
 from rayconvai.experiment.layout import RunLayout, write_atomically
-from rayconvai.experiment.mirror import Mirror, fetched, lasting, publish, sweep_directory
+from rayconvai.experiment.mirror import Mirror, fetched, in_step, lasting, publish, sweep_directory
 from rayconvai.experiment.provenance import command
 from rayconvai.experiment.storage import SUFFIX
 from rayconvai.experiment.takeover import take_over
@@ -173,14 +173,9 @@ def _has_checkpoints(settings: TrialSettings, number: int) -> bool:
 
 def _take_over(settings: TrialSettings, donor: int, member: int, epoch: int) -> None:
     """Make the donor's checkpoint the member's, where both are for good."""
-    if not is_address(settings.place):
-        take_over(settings.run_dir(donor), settings.run_dir(member), epoch)
-        return
     fetched(settings.run_place(donor))
-    mirror = Mirror(settings.run_place(member))
-    mirror.pull()
-    take_over(settings.run_dir(donor), settings.run_dir(member), epoch)
-    mirror.settle()
+    with in_step(settings.run_dir(member)):
+        take_over(settings.run_dir(donor), settings.run_dir(member), epoch)
 
 
 def _read_warmth(file: SweepFile, state: SweepState, plan: Plan) -> None:

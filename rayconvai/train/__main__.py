@@ -96,14 +96,12 @@ def main() -> int:
 
 def _fetched(tokens: list[str]) -> list[str]:
     """Return the command line with the working copy of a run in a bucket where its address was."""
-    asked = [None, *tokens][:-1]
-    if not any(is_address(token) for before, token in zip(asked, tokens, strict=True) if before in _DIRECTORIES):
+    asked = [at for at in range(1, len(tokens)) if tokens[at - 1] in _DIRECTORIES and is_address(tokens[at])]
+    if not asked:
         return tokens
     from rayconvai.experiment.mirror import fetched  # torch: --help need not load it
 
-    return [
-        str(fetched(token)) if before in _DIRECTORIES else token for before, token in zip(asked, tokens, strict=True)
-    ]
+    return [str(fetched(token)) if at in asked else token for at, token in enumerate(tokens)]
 
 
 def _recorded(directory: str, arguments: argparse.Namespace, flags: list[str]) -> RecordedRun:

@@ -30,6 +30,7 @@ from rayconvai.experiment.mirror import fetched
 from rayconvai.experiment.options import options
 from rayconvai.experiment.provenance import command
 from rayconvai.experiment.resume import choose_checkpoint
+from rayconvai.places import is_address
 from rayconvai.train.address import check_address, in_ray_job
 from rayconvai.train.cluster import check_room, groups_of_job, ray_cluster, remove_groups
 from rayconvai.train.finish import Outcome
@@ -75,7 +76,7 @@ def train_with_workers(config: DictConfig, runtime: Runtime) -> Outcome:
 
 
 def _is_absolute(path: str) -> bool:
-    return "://" in path or os.path.isabs(path)
+    return is_address(path) or os.path.isabs(path)
 
 
 def launch(
