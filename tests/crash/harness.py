@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +46,20 @@ storage: {storage}
 Record = dict[str, Any]
 
 
+def plain_environment(home: Path, modules: Path, without: Sequence[str] = ()) -> dict[str, str]:
+    """Return this process's environment without what is said to Ray, for a command with a home of its own.
+
+    Args:
+        home: its home directory.
+        modules: a directory of ours that it may import from, besides the checkout.
+        without: what the names of other variables that are left out begin with.
+    """
+    left_out = ("RAY_", "TUNE_", *without)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
+    places = os.pathsep.join(map(str, (modules, HERE.parents[1])))
+    return environment | {"PYTHONPATH": places, "HOME": str(home), "OMP_NUM_THREADS": "1"}
+
+
 class Place:
     """Where a sweep lives: its file, its storage, and a home directory without anybody's settings.
 
@@ -65,10 +79,7 @@ class Place:
 
     def environment(self) -> dict[str, str]:
         """What commands are given besides their arguments."""
-        ours = ("RAY_", "TUNE_", "RAYCONVAI_")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-        places = os.pathsep.join(map(str, (HERE, HERE.parents[1])))
-        return environment | {"PYTHONPATH": places, "HOME": str(self.root / "home"), "OMP_NUM_THREADS": "1"}
+        return plain_environment(self.root / "home", HERE, without=("RAYCONVAI_",))
 
     @contextmanager
     def started(self) -> Iterator[Session]:

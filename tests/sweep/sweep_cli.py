@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from harness import plain_environment
 
 from rayconvai.sweep.journal import iter_records
 
@@ -34,9 +35,7 @@ def started(directory: Path, *overrides: str, **variables: str) -> Iterator[subp
     file = directory / "demo.yaml"
     file.write_text(SWEEP.format(configs=HERE / "configs", storage=directory))
     (directory / "home").mkdir(exist_ok=True)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_"))}
-    places = f"{HERE}{os.pathsep}{HERE.parents[1]}"
-    environment |= {"PYTHONPATH": places, "HOME": str(directory / "home"), "OMP_NUM_THREADS": "1"}
+    environment = plain_environment(directory / "home", HERE)
     command = [sys.executable, "-m", "rayconvai.sweep", str(file), *overrides]
     process = subprocess.Popen(
         command, cwd=directory, env=environment | variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

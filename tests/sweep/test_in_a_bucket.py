@@ -5,8 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
@@ -19,20 +17,6 @@ from rayconvai.sweep.journal import iter_records
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SWEEP = ["budget.trials=3", "search.name=optuna", "scheduler={name: asha, reduction: 2}"]
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadedMotoServer]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {"ENDPOINT_URL": f"http://{host}:{port}", "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}
-    for name, value in {**settings, "DEFAULT_REGION": "us-east-1"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
-    boto3.client("s3").create_bucket(Bucket="speech")
-    yield server
-    server.stop()
 
 
 class BucketPlace(Place):
@@ -67,7 +51,7 @@ class BucketPlace(Place):
         return done.stdout
 
 
-def test_sweep_in_a_bucket(server: ThreadedMotoServer, tmp_path: Path) -> None:
+def test_sweep_in_a_bucket(s3: ThreadedMotoServer, tmp_path: Path) -> None:
     calm = Place(tmp_path / "calm", *SWEEP)
     assert calm.run() == 0, calm.output
     place = BucketPlace(tmp_path / "place", *SWEEP)
@@ -77,8 +61,8 @@ def test_sweep_in_a_bucket(server: ThreadedMotoServer, tmp_path: Path) -> None:
     place.forget()
     with place.started() as session:
         assert session.wait_for("result", trial=1, epoch=1)
-        port = server.get_host_and_port()[1]
-        server.stop()
+        port = s3.get_host_and_port()[1]
+        s3.stop()
         again = ThreadedMotoServer(ip_address="127.0.0.1", port=port)
         again.start()
         try:
@@ -95,7 +79,7 @@ def test_sweep_in_a_bucket(server: ThreadedMotoServer, tmp_path: Path) -> None:
             again.stop()
 
 
-def test_bucket_that_is_not_there(server: ThreadedMotoServer, tmp_path: Path) -> None:
+def test_bucket_that_is_not_there(s3: ThreadedMotoServer, tmp_path: Path) -> None:
     place = Place(tmp_path, *SWEEP, "storage=s3://nowhere/runs")
     assert place.run() == 2
     assert place.output == (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -12,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from harness import plain_environment
 
 CRASH = Path(__file__).parents[1] / "crash"
 PATIENCE = 240.0
@@ -31,9 +32,7 @@ class Run:
             *("resources.workers=2", "exp_manager.resume_if_exists=true"),
             *("exp_manager.resume_ignore_no_checkpoint=true", *overrides),
         ]
-        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "TUNE_"))}
-        places = os.pathsep.join(map(str, (CRASH, CRASH.parents[1])))
-        self.environment |= {"PYTHONPATH": places, "HOME": str(self.home), "OMP_NUM_THREADS": "1", **variables}
+        self.environment = plain_environment(self.home, CRASH) | variables
 
     @contextmanager
     def started(self) -> Iterator[subprocess.Popen[bytes]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from rayconvai.experiment import close, exp_manager
+from rayconvai.experiment.storage import AtomicCheckpointIO
 
 BATCHES = 4
 
@@ -112,3 +114,19 @@ def run(make_trainer: Callable[..., pl.Trainer]) -> Callable[..., tuple[pl.Train
         return made, model, root
 
     return train
+
+
+@pytest.fixture
+def copies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
+    """Copies of the run ``unstopped`` as it was when each checkpoint had just been written: what a kill would leave."""
+    made: list[Path] = []
+    save = AtomicCheckpointIO.save_checkpoint
+
+    def save_and_copy(self: AtomicCheckpointIO, checkpoint: Any, path: str, storage_options: Any = None) -> None:
+        save(self, checkpoint, path, storage_options)
+        if Path(path).parents[1] == tmp_path / "unstopped":
+            made.append(tmp_path / f"stopped_{len(made):02d}")
+            shutil.copytree(Path(path).parents[1], made[-1])
+
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", save_and_copy)
+    return made

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +25,9 @@ EVERY_STEP = {"checkpoint_callback_params": {"every_n_train_steps": 1}}
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ThreadedMotoServer]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {"ENDPOINT_URL": f"http://{host}:{port}", "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}
-    for name, value in {**settings, "DEFAULT_REGION": "us-east-1"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
+def server(s3: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ThreadedMotoServer:
     monkeypatch.setenv("RAYCONVAI_CACHE", str(tmp_path / "cache"))
-    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
-    boto3.client("s3").create_bucket(Bucket="speech")
-    yield server
-    server.stop()
+    return s3
 
 
 def names() -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,22 +28,6 @@ def lines(root: Path, kind: str) -> list[dict[str, Any]]:
 
 def weights(path: Path, key: str = "state_dict") -> torch.Tensor:
     return torch.cat([w.flatten() for w in AtomicCheckpointIO().load_checkpoint(path)[key].values()])
-
-
-@pytest.fixture
-def copies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
-    """Copies of a run's directory as it was when each checkpoint had just been written: what a kill would leave."""
-    made: list[Path] = []
-    save = AtomicCheckpointIO.save_checkpoint
-
-    def save_and_copy(self: AtomicCheckpointIO, checkpoint: Any, path: str, storage_options: Any = None) -> None:
-        save(self, checkpoint, path, storage_options)
-        if "unstopped" in str(path):
-            made.append(tmp_path / f"stopped_{len(made):02d}")
-            shutil.copytree(Path(path).parents[1], made[-1])
-
-    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", save_and_copy)
-    return made
 
 
 @pytest.mark.slow

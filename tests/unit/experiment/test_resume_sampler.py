@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import torch
 
 from rayconvai.data.loader import StatefulLoader
 from rayconvai.data.sampler import DurationBatchSampler
-from rayconvai.experiment.storage import AtomicCheckpointIO
 
 
 class Sounds(torch.utils.data.Dataset):
@@ -27,7 +25,12 @@ def collate(items: list[torch.Tensor]) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_resumed_from_any_checkpoint_equals_unstopped(
-    workers: int, net_class: type, run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workers: int,
+    net_class: type,
+    run: Callable[..., Any],
+    tmp_path: Path,
+    copies: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def loader(_: Any) -> StatefulLoader:
         durations = np.linspace(1, 5, 17, dtype=np.float32)
@@ -35,18 +38,8 @@ def test_resumed_from_any_checkpoint_equals_unstopped(
         return StatefulLoader(Sounds(), batch_sampler=sampler, collate_fn=collate, num_workers=workers)
 
     monkeypatch.setattr(net_class, "train_dataloader", loader)
-    copies: list[Path] = []
-    save = AtomicCheckpointIO.save_checkpoint
-
-    def save_and_copy(self: AtomicCheckpointIO, checkpoint: Any, path: str, storage_options: Any = None) -> None:
-        save(self, checkpoint, path, storage_options)
-        copies.append(tmp_path / f"stopped_{len(copies):02d}")
-        shutil.copytree(Path(path).parents[1], copies[-1])
-
     options = {"checkpoint_callback_params": {"every_n_train_steps": 1}}
-    with monkeypatch.context() as patched:
-        patched.setattr(AtomicCheckpointIO, "save_checkpoint", save_and_copy)
-        _, unstopped, _ = run(tmp_path / "unstopped", **options)
+    _, unstopped, _ = run(tmp_path / "unstopped", **options)
     for copy in copies if workers == 0 else copies[2:9:3]:
         _, resumed, _ = run(copy, seed=99, resume_if_exists=True, **options)
         assert torch.equal(resumed.flat(), unstopped.flat()), copy
