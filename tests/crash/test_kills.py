@@ -61,21 +61,3 @@ def test_a_full_disk(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
         assert place.run() == 0, place.output
         assert faults(place, TRIALS) == []
         assert differences(place, undisturbed) == []
-
-
-def test_trials_of_several_workers(tmp_path: Path) -> None:
-    workers = [*SWEEP, "budget.trials=2", "resources.workers=2"]
-    calm = Place(tmp_path / "calm", *workers)
-    assert calm.run() == 0, calm.output
-    assert faults(calm, 2) == []
-    place = Place(tmp_path / "place", *workers, pause=0.2)
-    with place.started() as session:
-        assert session.wait_for("result", trial=0, epoch=1)
-        assert session.kill_trial()  # its workers' places must be given back: there are no others
-        assert session.wait_for("lost", trial=0)
-        assert session.wait_for("result", trial=0, epoch=3)
-        assert kill(session.processes(r"^ray::RayTrainWorker")[:1])
-        assert session.wait_for("lost", trial=0)
-        assert session.end() == 0, place.output
-    assert faults(place, 2) == []
-    assert differences(place, outcome(calm)) == []
