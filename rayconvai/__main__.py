@@ -5,9 +5,8 @@ from __future__ import annotations
 import importlib
 import runpy
 import sys
-from pathlib import Path
 
-from rayconvai.errors import ArtefactError, ConfigError, nearest, run_cli
+from rayconvai.errors import ConfigError, nearest, run_cli
 
 USAGE = """usage: python -m rayconvai COMMAND ...
 
@@ -24,6 +23,13 @@ Errors are one line; --debug shows where they come from.
 
 MODULES = ("train", "sweep")
 """Commands that are modules with a command line of their own."""
+COMMANDS = {
+    "status": "rayconvai.sweep.status",
+    "promote": "rayconvai.sweep.promote",
+    "replay": "rayconvai.sweep.replay",
+    "transcribe": "rayconvai.commands.transcribe",
+}
+"""The others, each with its module, whose ``main`` takes the arguments and returns the exit status."""
 
 
 def main() -> int:
@@ -32,29 +38,11 @@ def main() -> int:
     if command in ("-h", "--help"):
         print(USAGE, end="")
         return 0
-    if command == "transcribe":
-        return transcribe(arguments)
-    if command in ("status", "promote", "replay"):
-        status: int = importlib.import_module(f"rayconvai.sweep.{command}").main(arguments)
-        return status
-    hint = nearest(command, (*MODULES, "status", "promote", "replay", "transcribe"))
-    raise ConfigError(f"there is no command {command!r}{hint}; see: python -m rayconvai --help")
-
-
-def transcribe(arguments: list[str]) -> int:
-    """Print ``FILE<tab>TEXT`` for each sound file."""
-    if len(arguments) < 2 or arguments[0].startswith("-"):
-        raise ConfigError("usage: python -m rayconvai transcribe ARTEFACT FILE [FILE ...]")
-    from rayconvai.core.model import Model  # torch and lightning take seconds: --help does not pay for them
-    from rayconvai.experiment.mirror import fetched
-
-    artefact, *files = arguments
-    model = Model.restore_from(fetched(artefact))
-    if not hasattr(model, "transcribe"):
-        raise ArtefactError(f"{artefact} holds a {type(model).__name__}, which does not transcribe speech")
-    for file in files:  # one by one: a bad file costs nothing of what came before it, a long one pads no other
-        print(f"{file}\t{model.transcribe([Path(file)])[0]}", flush=True)
-    return 0
+    if command not in COMMANDS:
+        hint = nearest(command, (*MODULES, *COMMANDS))
+        raise ConfigError(f"there is no command {command!r}{hint}; see: python -m rayconvai --help")
+    status: int = importlib.import_module(COMMANDS[command]).main(arguments)
+    return status
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ KNOWS: dict[str, set[str]] = {
     "train": GROUND | RUN,
     "sweep": GROUND | RUN | {"train"},
     "analysis": GROUND | {"core", "experiment", "sweep"},
-    "__main__": GROUND | RUN | {"train", "sweep", "analysis"},
+    "commands": GROUND | RUN | {"train", "sweep", "analysis"},
+    "__main__": GROUND | RUN | {"train", "sweep", "analysis", "commands"},
 }
 """Which rooms a room may import."""
 

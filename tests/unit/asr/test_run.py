@@ -20,8 +20,8 @@ from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig
 from safetensors.torch import load_file, save_file
 
-from rayconvai.__main__ import transcribe
 from rayconvai.asr.models.ctc import CTCModel
+from rayconvai.commands.transcribe import main as transcribe
 from rayconvai.config.compose import compose
 from rayconvai.core.artefact import card_digest, sha256
 from rayconvai.core.model import Model
