@@ -224,21 +224,22 @@ def _check_interpolations(config: DictConfig | ListConfig) -> None:
     names = range(len(config)) if isinstance(config, ListConfig) else list(config)
     for name in names:
         node = config._get_node(name)
-        key = full_key(config, name)
         try:
             if OmegaConf.is_missing(config, name):
+                key = full_key(config, name)
                 raise ConfigError(f"{key} has no value yet; give it one: {key}=...")
             if OmegaConf.is_interpolation(config, name):
                 config[name]
             elif isinstance(node, (DictConfig, ListConfig)) and not node._is_none():
                 _check_interpolations(node)
         except InterpolationKeyError as error:
+            key = full_key(config, name)
             written = OmegaConf.to_container(config, resolve=False)[name]  # type: ignore[index]
             asked = str(error).partition("'")[2].partition("'")[0]
             hint = nearest_full_key(asked, config._get_root(), but=[key])  # type: ignore[arg-type]
             raise ConfigError(f"{key} is {written}, but there is no key {asked}{hint}") from error
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from error
+            raise ConfigError(f"{full_key(config, name)}: {str(error).splitlines()[0]}") from error
 
 
 def _keys_of(config: DictConfig, prefix: str) -> Iterator[str]:

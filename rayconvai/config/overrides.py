@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -33,16 +34,20 @@ def parse(lines: Sequence[str]) -> list[Override]:
     Raises:
         ConfigError: one that is not in Hydra's grammar.
     """
-    parser = OverridesParser.create()
     parsed = []
     for line in lines:
         try:
-            parsed.append(parser.parse_override(line))
+            parsed.append(_parse(line))
         except HydraException as error:
             reason = re.sub(r"\s+", " ", str(error)).partition(" See https")[0]
             hint = "" if "=" in line or line.startswith("~") else "; write key=value"
             raise ConfigError(f"override {line!r} cannot be read: {reason}{hint}") from error
     return parsed
+
+
+@lru_cache(maxsize=4096)  # the points of a sweep have most of their overrides in common
+def _parse(line: str) -> Override:
+    return OverridesParser.create().parse_override(line)
 
 
 def split(lines: Sequence[str], options: Callable[[str], Sequence[str]], *, allow_sweeps: bool = False) -> Split:
