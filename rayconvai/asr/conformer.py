@@ -8,12 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from rayconvai.asr.dropout import Dropout
 from rayconvai.asr.encoder import Encoder
-from rayconvai.asr.masking import DepthwiseConv, length_mask, masked_norm
-from rayconvai.asr.position import RelativeBias, RelativeTable, Rotary, padding_scores, rotate
+from rayconvai.asr.masking import DepthwiseConv, masked_norm
+from rayconvai.asr.position import RelativeBias, RelativeTable
 from rayconvai.asr.subsampling import ImageStem, SignalStem
 from rayconvai.core import typecheck
+from rayconvai.core.attention import Rotary, length_mask, padding_scores, rotate
+from rayconvai.core.dropout import Dropout
 from rayconvai.errors import require_positive
 
 

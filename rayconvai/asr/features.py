@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
 
-from rayconvai.asr.masking import length_mask
 from rayconvai.core import AudioSignal, LengthsType, MelSpectrogramType, NeuralModule, NeuralType, typecheck
+from rayconvai.core.attention import length_mask
 from rayconvai.errors import require_positive
 
 LOG_FLOOR = 2.0**-24

@@ -10,11 +10,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 
-def length_mask(lengths_B: Tensor, size: int) -> Tensor:
-    """Return (B, size) booleans: True within each length."""
-    return torch.arange(size, device=lengths_B.device) < lengths_B[:, None]
-
-
 def strided_lengths(lengths_B: Tensor, stride: int) -> Tensor:
     """Return the lengths behind a convolution with "same" padding: rounded up."""
     return torch.div(lengths_B + (stride - 1), stride, rounding_mode="floor")

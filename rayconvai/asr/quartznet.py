@@ -9,10 +9,11 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from rayconvai.asr.dropout import Dropout
 from rayconvai.asr.encoder import Encoder
-from rayconvai.asr.masking import DepthwiseConv, length_mask, masked_norm, strided_lengths
+from rayconvai.asr.masking import DepthwiseConv, masked_norm, strided_lengths
 from rayconvai.core import typecheck
+from rayconvai.core.attention import length_mask
+from rayconvai.core.dropout import Dropout
 from rayconvai.errors import require_positive
 
 

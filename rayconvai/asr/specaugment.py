@@ -7,8 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from rayconvai.asr.masking import length_mask
 from rayconvai.core import LengthsType, NeuralModule, NeuralType, SpectrogramType, typecheck
+from rayconvai.core.attention import length_mask
 
 
 # B batch, T frames, D features, N masks

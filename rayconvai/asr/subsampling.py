@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rayconvai.asr.masking import length_mask, strided_lengths
+from rayconvai.asr.masking import strided_lengths
+from rayconvai.core.attention import length_mask
 
 IMAGE_CHANNELS = 32
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rayconvai.asr.masking import length_mask
+from rayconvai.core.attention import length_mask
 
 
 # B batch, T frames, V classes

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from rayconvai.asr.conformer import ConformerEncoder, SelfAttention, Variant
-from rayconvai.asr.dropout import Dropout, keep_mask
 from rayconvai.asr.encoder import Encoder
-from rayconvai.asr.masking import DepthwiseConv, MaskedBatchNorm, length_mask
-from rayconvai.asr.position import RelativeTable, Rotary, padding_scores
+from rayconvai.asr.masking import DepthwiseConv, MaskedBatchNorm
+from rayconvai.asr.position import RelativeTable
 from rayconvai.asr.quartznet import Block, QuartzNetEncoder
+from rayconvai.core.attention import Rotary, length_mask, padding_scores
+from rayconvai.core.dropout import Dropout, keep_mask
 
 LENGTHS = (57, 23, 4, 1)
 FEATURES = 20
