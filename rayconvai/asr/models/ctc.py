@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import Self, override
 
 from rayconvai.asr.ctc import CTCDecoder, CTCLoss, FrameRate
-from rayconvai.asr.dataset import SpeechBatch, SpeechDataset, audio_batch
+from rayconvai.asr.dataset import SpeechBatch, audio_batch
 from rayconvai.asr.decoding.greedy import GreedyCTCDecoder
 from rayconvai.asr.encoder import Encoder
 from rayconvai.asr.features import LogMel
@@ -24,7 +24,8 @@ from rayconvai.core.build import build
 from rayconvai.core.model import Model
 from rayconvai.core.typecheck import trace
 from rayconvai.data.audio import read_audio
-from rayconvai.errors import GraphError, InfeasibleError
+from rayconvai.data.speech import refuse_not_finite
+from rayconvai.errors import GraphError
 from rayconvai.tokenizers import Tokenizer, load_tokenizer
 
 NUM_SAMPLES = 6
@@ -150,7 +151,7 @@ class CTCModel(Model):
     @override
     def training_step(self, batch: SpeechBatch, batch_idx: int) -> Tensor:
         loss, _, _ = self._step(batch)
-        self._refuse_not_finite(loss, batch, "train")
+        refuse_not_finite(self, loss, batch.indices, "train")
         self.log_training_mean("train_loss", loss, len(batch.audio_lengths))
         return loss
 
@@ -215,7 +216,7 @@ class CTCModel(Model):
 
     def _evaluate(self, batch: SpeechBatch, stage: str, metrics: Mapping[str, WordErrorRate]) -> list[dict[str, str]]:
         loss, log_probs, lengths = self._step(batch)
-        self._refuse_not_finite(loss, batch, stage)
+        refuse_not_finite(self, loss, batch.indices, stage)
         hypotheses = [self.tokenizer.decode(ids) for ids in self.greedy(log_probs, lengths)]
         references = [
             self.tokenizer.decode(ids[:length].tolist())
@@ -232,17 +233,3 @@ class CTCModel(Model):
         if isinstance(sound, Tensor):
             return sound
         return read_audio(sound, sample_rate=self.preprocessor.sample_rate)
-
-    def _refuse_not_finite(self, loss: Tensor, batch: SpeechBatch, stage: str) -> None:
-        if torch.isfinite(loss):
-            return
-        rows, trainer = batch.indices.tolist(), self.trainer
-        loaders = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders, "test": trainer.test_dataloaders}
-        dataset = getattr(loaders[stage], "dataset", None)
-        where = [dataset.manifest.where(row) if isinstance(dataset, SpeechDataset) else str(row) for row in rows]
-        rate = f" (lr {trainer.optimizers[0].param_groups[0]['lr']:.3g})" if trainer.optimizers else ""
-        shown = ", ".join(where[:3]) + (f" and {len(where) - 3} more" if len(where) > 3 else "")
-        raise InfeasibleError(
-            f"{stage}_loss is {loss.item()} at step {self.global_step}{rate}, utterances {shown}; "
-            "lower optim.lr, warm up longer or clip gradients (trainer.gradient_clip_val)"
-        )

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from rayconvai.asr.ctc import FrameRate
-from rayconvai.asr.data import Checks, SpeechData
+from rayconvai.asr.data import SpeechData
 from rayconvai.asr.dataset import SpeechDataset
 from rayconvai.asr.models.ctc import CTCModel
 from rayconvai.data.audio import write_audio
 from rayconvai.data.corpus import ManifestCorpus
 from rayconvai.data.manifest import Manifest
 from rayconvai.data.sampler import Draw
+from rayconvai.data.speech import Checks
 from rayconvai.errors import ConfigError, DataError
 from rayconvai.tokenizers import CharTokenizer
 
