@@ -12,6 +12,8 @@ from torch import Tensor
 from torchaudio.functional import edit_distance
 from torchmetrics import Metric
 
+from rayconvai.core.sample import Marked
+
 
 class WordErrorRate(Metric):
     """Word or character error rate: edits over all utterances, divided by the length of all references.
@@ -67,3 +69,37 @@ def distance(left: Sequence[str], right: Sequence[str]) -> int:
 def _shared(left: Sequence[str], right: Sequence[str]) -> int:
     """Return how many units are the same from the start."""
     return sum(takewhile(bool, map(eq, left, right)))
+
+
+def align(reference: Sequence[str], hypothesis: Sequence[str]) -> tuple[Marked, Marked]:
+    """Return both with the marks of a shortest way from the one to the other, and as many pieces."""
+    head = _shared(reference, hypothesis)
+    tail = _shared(reference[head:][::-1], hypothesis[head:][::-1])
+    said, heard = reference[head : len(reference) - tail], hypothesis[head : len(hypothesis) - tail]
+    pairs = [(word, word, "") for word in reference[:head]]
+    pairs += _aligned(said, heard)
+    pairs += [(word, word, "") for word in reference[len(reference) - tail :]]
+    return Marked(tuple((a, mark) for a, _, mark in pairs)), Marked(tuple((b, mark) for _, b, mark in pairs))
+
+
+def _aligned(said: Sequence[str], heard: Sequence[str]) -> list[tuple[str, str, str]]:
+    costs = [list(range(len(heard) + 1))]
+    for row, word in enumerate(said, start=1):
+        above, costs_here = costs[-1], [row]
+        for column, other in enumerate(heard):
+            costs_here.append(min(above[column] + (word != other), above[column + 1] + 1, costs_here[-1] + 1))
+        costs.append(costs_here)
+    pairs = []
+    row, column = len(said), len(heard)
+    while row or column:
+        here = costs[row][column]
+        if row and column and here == costs[row - 1][column - 1] + (said[row - 1] != heard[column - 1]):
+            row, column = row - 1, column - 1
+            pairs.append((said[row], heard[column], "" if said[row] == heard[column] else "sub"))
+        elif row and here == costs[row - 1][column] + 1:
+            row -= 1
+            pairs.append((said[row], "", "del"))
+        else:
+            column -= 1
+            pairs.append(("", heard[column], "ins"))
+    return pairs[::-1]

@@ -3,6 +3,7 @@
 config.yaml          the model's config node, resolved
 model.safetensors    its weights
 assets/              what else it needs: a tokenizer
+samples/             what it made of some examples; not all have it
 card.json            format version, metrics, data, provenance, and the SHA-256 of every other file and of itself
 """
 
@@ -12,7 +13,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,14 @@ FORMAT = 2
 CONFIG, WEIGHTS, ASSETS, CARD = "config.yaml", "model.safetensors", "assets", "card.json"
 
 
-def write_artefact(path: Path, model: Model, *, config: Mapping[str, Any], card: Mapping[str, Any]) -> Path:
+def write_artefact(
+    path: Path,
+    model: Model,
+    *,
+    config: Mapping[str, Any],
+    card: Mapping[str, Any],
+    extras: Callable[[Path], None] | None = None,
+) -> Path:
     """Write ``model`` as an artefact, whole or not at all: made beside ``path`` and renamed.
 
     Raises:
@@ -49,6 +57,8 @@ def write_artefact(path: Path, model: Model, *, config: Mapping[str, Any], card:
             (made / CONFIG).write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
             safetensors.torch.save_model(model, str(made / WEIGHTS))
             model.save_assets(made / ASSETS)
+            if extras is not None:
+                extras(made)
             files = {name: sha256(made / name) for name in sorted(_files(made))}
             plain = json.loads(json.dumps({"format": FORMAT, **card, "files": files}, default=str))
             text = json.dumps({**plain, "sha256": card_digest(plain)}, indent=2)

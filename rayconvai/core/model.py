@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,8 +24,11 @@ from rayconvai.core.build import build
 from rayconvai.core.module import NeuralModule
 from rayconvai.core.optim import build_optimizer
 from rayconvai.core.options import plain
+from rayconvai.core.sample import Sample, Shelf
 from rayconvai.core.schedules import lightning_schedule
 from rayconvai.errors import ArtefactError, ConfigError, RayconvaiError, nearest, out_of_memory_is_infeasible
+
+_log = logging.getLogger("rayconvai")
 
 
 class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says what freeze and unfreeze do
@@ -41,6 +45,9 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
         super().__init__()
         self._optim: Mapping[str, Any] | None = None
         self._schedule: Mapping[str, Any] | None = None
+        self._shelves: dict[str, Shelf] = {}
+        self.kept_samples: dict[str, list[Sample]] = {}
+        """Of the last validation (``val``) and test (``test``): the worst first."""
 
     @classmethod
     @abstractmethod
@@ -126,6 +133,35 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
             mean, count = sums[0] / sums[1], int(sums[1]) if share is None else share.beside
         self.log(name, mean, batch_size=count, on_step=True, on_epoch=True, prog_bar=True)
 
+    def keep_samples(self, stage: str, samples: Iterable[Sample]) -> None:
+        """Show what was made of the examples of a batch, of which the best and the worst few are kept.
+
+        ``validation_step`` calls this with ``val``, ``test_step`` with ``test``. Each rank keeps those of its own
+        share; the loggers get those of the first.
+        """
+        self._shelves.setdefault(stage, Shelf()).add(samples)
+
+    def on_validation_epoch_end(self) -> None:
+        self._show_samples("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._show_samples("test")
+
+    def _show_samples(self, stage: str) -> None:
+        kept = self._shelves.setdefault(stage, Shelf()).take()
+        if self.trainer.sanity_checking:
+            return
+        self.kept_samples[stage] = kept
+        if not kept or not self.trainer.is_global_zero:
+            return
+        for sample in kept if stage == "val" else ():
+            if sample.texts:
+                texts = ", ".join(f"{name} {text!r}" for name, text in sample.texts.items())
+                _log.info("epoch %d: %s: %s", self.current_epoch + 1, sample.where, texts)
+        for logger in self.loggers:
+            if hasattr(logger, "log_samples"):
+                logger.log_samples(kept, self.global_step)
+
     def _shard(self, mesh: Any) -> None:
         # What has weights and a forward of its own: the parts of the model, and the blocks in them.
         blocks = [block for part in self.modules() if isinstance(part, nn.ModuleList) for block in part]
@@ -174,12 +210,18 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
         )
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
-    def save_to(self, save_path: str | Path, card: Mapping[str, Any] | None = None) -> Path:
+    def save_to(
+        self,
+        save_path: str | Path,
+        card: Mapping[str, Any] | None = None,
+        extras: Callable[[Path], None] | None = None,
+    ) -> Path:
         """Write the model as an artefact: a directory with weights, config, assets and card.
 
         Args:
             save_path: the directory; made, or replaced if it is an artefact.
             card: what is known of the model: metrics, data, provenance.
+            extras: writes further files into a directory that it is given; they too have their checksums in the card.
 
         Raises:
             ArtefactError: the model was not built from a config, or the directory holds something else.
@@ -190,7 +232,7 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
                 f"{type(self).__name__} was not built from a config, so an artefact could not build it again; "
                 "make it with build_model(config.model, ...)"
             )
-        return write_artefact(Path(save_path), self, config=_container(self._cfg), card=card or {})
+        return write_artefact(Path(save_path), self, config=_container(self._cfg), card=card or {}, extras=extras)
 
     @classmethod
     def restore_from(

@@ -5,11 +5,15 @@ A model says what it made (``Model.keep_samples``); loggers, notebooks and repor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+FEW = 5
+"""So many of the best and so many of the worst samples are kept."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +25,11 @@ class Text:
 
 @dataclass(frozen=True)
 class Marked:
-    """A text in pieces, each with a mark.
+    """A text in pieces, each with a mark; they are shown with spaces between.
 
-    Marks of an alignment: ``""`` is right, ``sub``, ``ins`` and ``del`` are errors. Any other mark is a label, which is
-    shown: the type of an entity, say; a wrong one begins with ``!``.
+    Marks of an alignment: ``""`` is right, ``sub``, ``ins`` and ``del`` are errors; of two aligned texts each has as
+    many pieces, where it has nothing to say empty ones. Any other mark is a label, which is shown: the type of an
+    entity, say; a wrong one begins with ``!``.
     """
 
     pieces: tuple[tuple[str, str], ...]
@@ -76,3 +81,39 @@ class Sample:
     """Less is better: an error rate, a distortion; None where there is no such figure."""
     parts: Mapping[str, Part]
     """``reference``, ``hypothesis``, ``audio``, ``mel``, ``alignment`` ... in the order that they are shown in."""
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The texts among the parts, without their marks."""
+        plain = {name: part.text for name, part in self.parts.items() if isinstance(part, Text)}
+        marked = {name: part for name, part in self.parts.items() if isinstance(part, Marked)}
+        joined = {name: " ".join(text for text, _ in part.pieces if text) for name, part in marked.items()}
+        return {name: {**plain, **joined}[name] for name in self.parts if name in plain or name in joined}
+
+
+class Shelf:
+    """Keeps the best and the worst few of the samples that it is shown; of those without a score, the first few."""
+
+    def __init__(self) -> None:
+        self._best: list[Sample] = []
+        self._worst: list[Sample] = []
+        self._first: list[Sample] = []
+
+    def add(self, samples: Iterable[Sample]) -> None:
+        for sample in samples:
+            if sample.score is None:
+                self._first = [*self._first, sample][:FEW]
+            else:
+                self._best = sorted([*self._best, sample], key=_score)[:FEW]
+                self._worst = sorted([*self._worst, sample], key=lambda kept: -_score(kept))[:FEW]
+
+    def take(self) -> list[Sample]:
+        """Return what was kept, the worst first, and forget it."""
+        best = [sample for sample in reversed(self._best) if all(sample is not worst for worst in self._worst)]
+        kept = [*self._worst, *best, *self._first]
+        self._best, self._worst, self._first = [], [], []
+        return kept
+
+
+def _score(sample: Sample) -> float:
+    return math.inf if sample.score is None or math.isnan(sample.score) else sample.score

@@ -180,6 +180,14 @@ class ManifestData(DataModule):
         return Ranks(rank=rank, count=count, most=self.most_ranks, accumulate=trainer.accumulate_grad_batches)
 
 
+def manifest_of(model: Model, stage: str) -> Manifest | None:
+    """Return the manifest that the batches of ``train``, ``val`` or ``test`` come from; None for other data."""
+    trainer = model.trainer
+    loaders = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders, "test": trainer.test_dataloaders}
+    manifest: Manifest | None = getattr(getattr(loaders[stage], "dataset", None), "manifest", None)
+    return manifest
+
+
 def refuse_not_finite(model: Model, loss: Tensor, indices: Tensor, stage: str) -> None:
     """Check the loss of a batch.
 
@@ -195,8 +203,7 @@ def refuse_not_finite(model: Model, loss: Tensor, indices: Tensor, stage: str) -
     if torch.isfinite(loss):
         return
     rows, trainer = indices.tolist(), model.trainer
-    loaders = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders, "test": trainer.test_dataloaders}
-    manifest = getattr(getattr(loaders[stage], "dataset", None), "manifest", None)
+    manifest = manifest_of(model, stage)
     where = [str(row) if manifest is None else manifest.where(row) for row in rows]
     rate = f" (lr {trainer.optimizers[0].param_groups[0]['lr']:.3g})" if trainer.optimizers else ""
     shown = ", ".join(where[:3]) + (f" and {len(where) - 3} more" if len(where) > 3 else "")

@@ -8,11 +8,12 @@ import os
 import re
 import time
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import yaml
 from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experiment
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
@@ -24,14 +25,19 @@ from tensorboardX.writer import FileWriter
 from typing_extensions import override
 
 from rayconvai._optional import require
+from rayconvai.core.sample import Curve, Matrix, Part, Sample, Sound
 from rayconvai.errors import nearest
 from rayconvai.experiment.options import OptionError
+from rayconvai.experiment.pictures import picture
 from rayconvai.experiment.record import Best
+from rayconvai.experiment.samples import load_sound
 
 log = logging.getLogger(__name__)
 
 _PATIENCE = {"init_timeout": 15.0, "login_timeout": 15.0, "finish_timeout": 60.0}
 """Seconds that W&B's server is waited for when a run begins and when it ends; what is not sent then stays in files."""
+_CLIPS = 20
+"""So many sounds that lie in files are logged in a run."""
 
 
 class RunTensorBoardLogger(TensorBoardLogger):
@@ -46,6 +52,7 @@ class RunTensorBoardLogger(TensorBoardLogger):
         if writer_kwargs.keys() & {"logdir", "log_dir"}:
             raise OptionError("exp_manager.summary_writer_kwargs: events go to the run's directory; leave out log_dir")
         super().__init__(save_dir=directory, name="", version="", default_hp_metric=False, **writer_kwargs)
+        self._clips = _Clips()
         self.purge_step: int | None = None
         """What was written for this step and later, by an attempt that was killed, is hidden."""
 
@@ -69,9 +76,17 @@ class RunTensorBoardLogger(TensorBoardLogger):
         self.experiment.add_text("config", f"```yaml\n{_yaml(params)}\n```")
 
     @rank_zero_only
-    def log_samples(self, samples: Sequence[Mapping[str, Any]], step: int) -> None:
-        """Show sample outputs of the model under Text, as a table."""
-        self.experiment.add_text("samples", _table(samples), step)
+    def log_samples(self, samples: Sequence[Sample], step: int) -> None:
+        """Show what the model made of examples: a table under Text, sounds under Audio, the rest under Images."""
+        board = self.experiment
+        header, *rows = _rows(samples)
+        table = [header, ["---"] * len(header), *rows]
+        board.add_text("samples", "\n".join("| " + " | ".join(map(str, row)) + " |" for row in table), step)
+        for tag, part in _parts(samples):
+            if isinstance(part, Sound) and (clip := self._clips.load(part)):
+                board.add_audio(tag, clip[0].clip(-1, 1), step, sample_rate=clip[1])
+            elif isinstance(part, (Matrix, Curve)):
+                board.add_image(tag, np.asarray(picture(part).convert("RGB")), step, dataformats="HWC")
 
     @override
     @rank_zero_only
@@ -121,6 +136,7 @@ class RunWandbLogger(WandbLogger):
         if isinstance(settings := given.get("settings", {}), Mapping):
             given["settings"] = {**_PATIENCE, **settings}
         super().__init__(save_dir=str(directory), **{**given, **mode})
+        self._clips = _Clips()
         if self._wandb_init["anonymous"] is None:
             del self._wandb_init["anonymous"]  # W&B warns of it, whatever its value
 
@@ -166,11 +182,18 @@ class RunWandbLogger(WandbLogger):
             self.experiment.summary[f"best/{name}"] = self.best.after(float(metrics[name]))
 
     @rank_zero_only
-    def log_samples(self, samples: Sequence[Mapping[str, Any]], step: int) -> None:
-        """Show sample outputs of the model as a table."""
-        if samples:
-            rows = [list(map(str, sample.values())) for sample in samples]
-            self.log_text("samples", columns=list(samples[0]), data=rows, step=step)
+    def log_samples(self, samples: Sequence[Sample], step: int) -> None:
+        """Show what the model made of examples: a table of the texts, and sounds and pictures, under the names that
+        TensorBoard has them by."""
+        wandb = import_wandb()
+        columns, *rows = _rows(samples)
+        media: dict[str, Any] = {"samples": wandb.Table(columns=columns, data=rows)}
+        for tag, part in _parts(samples):
+            if isinstance(part, Sound) and (clip := self._clips.load(part)):
+                media[tag] = wandb.Audio(clip[0].clip(-1, 1), sample_rate=clip[1])
+            elif isinstance(part, (Matrix, Curve)):
+                media[tag] = wandb.Image(picture(part))
+        super().log_metrics(media, step)
 
     def close(self) -> None:
         """End the W&B run; its files are complete a moment later, when W&B's own process has written them."""
@@ -283,9 +306,29 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
-def _table(samples: Sequence[Mapping[str, Any]]) -> str:
-    if not samples:
-        return ""
-    columns = list(samples[0])
-    rows = [columns, ["---"] * len(columns), *([str(sample[c]) for c in columns] for sample in samples)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+def _rows(samples: Sequence[Sample]) -> list[list[Any]]:
+    """Return the samples as a table, its header first."""
+    names = list(dict.fromkeys(name for sample in samples for name in sample.texts))
+    rows = [[sample.where, sample.score, *(sample.texts.get(name, "") for name in names)] for sample in samples]
+    return [["where", "score", *names], *rows]
+
+
+def _parts(samples: Sequence[Sample]) -> Iterator[tuple[str, Part]]:
+    for place, sample in enumerate(samples, start=1):
+        for name, part in sample.parts.items():
+            yield f"samples/{place}_{name}", part
+
+
+class _Clips:
+    """The sounds of a run's samples. Those that a model made are all shown; of those that lie in files, and stay
+    there, the first few: logs of a thousand epochs would be large."""
+
+    def __init__(self) -> None:
+        self._left = _CLIPS
+
+    def load(self, sound: Sound) -> tuple[np.ndarray[Any, Any], int] | None:
+        if sound.signal is None:
+            self._left -= 1
+            if self._left < 0:
+                return None
+        return load_sound(sound)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,13 +21,17 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.rank_zero import rank_zero_only
 from typing_extensions import override
 
+from rayconvai.core.sample import Sample
 from rayconvai.errors import StorageError
 from rayconvai.experiment.interrupt import Interrupted
 from rayconvai.experiment.layout import RunLayout, write_atomically
 from rayconvai.experiment.resume import EpochMeans
+from rayconvai.experiment.samples import write_samples
 
 OF_A_LINE = ("kind", "step", "epoch", "time")
 """What each line has besides its metrics."""
+_SAMPLE_SETS = 3
+"""Of so many validations, the sounds and arrays of samples are kept."""
 
 
 class MetricsRecord(Logger):
@@ -85,14 +90,16 @@ class MetricsRecord(Logger):
         """Nothing: config.yaml has them."""
 
     @rank_zero_only
-    def log_samples(self, samples: Sequence[Mapping[str, Any]], step: int) -> None:
-        """Keep sample outputs of the model: samples/step-N.jsonl, one object a line."""
+    def log_samples(self, samples: Sequence[Sample], step: int) -> None:
+        """Keep what the model made of examples: ``samples/validation-STEP.jsonl``, and beside it sounds and arrays,
+        which are removed after some more validations."""
+        directory, kind = self.layout.samples, self.kind
         try:
-            self.layout.samples.mkdir(exist_ok=True)
-            lines = (json.dumps(dict(sample), ensure_ascii=False, default=str) + "\n" for sample in samples)
-            (self.layout.samples / f"step-{step:08d}.jsonl").write_text("".join(lines), encoding="utf-8")
+            write_samples(directory, f"{kind}-{step:08d}", samples)
+            for old in sorted(directory.glob(f"{kind}-*/"))[:-_SAMPLE_SETS]:
+                shutil.rmtree(old)
         except OSError as error:
-            raise _not_written(self.layout.samples, error) from error
+            raise _not_written(directory, error) from error
 
     def write(self, metrics: Mapping[str, Any], *, step: int) -> None:
         """Write a line, or add to the last one if that is of the same kind, step and epoch."""

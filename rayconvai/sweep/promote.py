@@ -32,7 +32,7 @@ from rayconvai.sweep.replay import lineage, train_segments
 from rayconvai.sweep.show import command_console, quieten_lightning
 from rayconvai.sweep.spec import MetricSpec, recorded_spec
 from rayconvai.sweep.state import ENDED, SweepState, TrialRecord, trial_dir
-from rayconvai.train.finish import card, reported_split
+from rayconvai.train.finish import card, reported_split, samples_of
 from rayconvai.train.fit import evaluate
 from rayconvai.train.runtime import Runtime
 
@@ -104,7 +104,7 @@ def promote(directory: Path, state: SweepState, metric: MetricSpec, options: Opt
     told = {"sweep": _account(directory, state, metric, winner, left, ranks[0], found), "measured_on": split}
     artefact = directory / "best"
     content = {**card(made.config, made.run_dir, made.model), "metrics": made.metrics, **made.weights, **told}
-    made.model.save_to(artefact, content)
+    made.model.save_to(artefact, content, extras=samples_of(made.model, split))
     publish(artefact)
     transcribes = hasattr(made.model, "transcribe")
     return Promoted(winner, artefact, made.metrics, split, found, made.remarks, transcribes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from omegaconf import DictConfig
 from rayconvai.core.model import Model
 from rayconvai.experiment.layout import RunLayout
 from rayconvai.experiment.mirror import Mirror, address_of, lasting, publish
+from rayconvai.experiment.samples import write_samples
 from rayconvai.train.fit import evaluate, fit, process_rank
 from rayconvai.train.runtime import Runtime
 
@@ -59,7 +61,8 @@ def finish(config: DictConfig, run_dir: Path, checkpoint: Path, artefact: Path, 
     """
     model, metrics = evaluate(config, checkpoint, reported_split(run_dir), runtime)
     if not process_rank():
-        model.save_to(artefact, {**card(config, run_dir, model), "metrics": metrics, "checkpoint": checkpoint.name})
+        content = {**card(config, run_dir, model), "metrics": metrics, "checkpoint": checkpoint.name}
+        model.save_to(artefact, content, extras=samples_of(model, reported_split(run_dir)))
         publish(artefact)
     return metrics
 
@@ -79,6 +82,12 @@ def card(config: DictConfig, run_dir: Path, model: Model) -> dict[str, Any]:
         "data": provenance.pop("data"),
         "provenance": provenance,
     }
+
+
+def samples_of(model: Model, split: str) -> Callable[[Path], None]:
+    """Return what writes, into an artefact, the samples that a model kept when it was measured, with their sounds."""
+    samples = model.kept_samples.get({"dev": "val"}.get(split, split), [])
+    return lambda artefact: write_samples(artefact / "samples", split, samples, copy_sounds=True)
 
 
 def _provenance(run_dir: Path) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,20 +16,17 @@ from rayconvai.asr.dataset import SpeechBatch, audio_batch
 from rayconvai.asr.decoding.greedy import GreedyCTCDecoder
 from rayconvai.asr.encoder import Encoder
 from rayconvai.asr.features import LogMel
-from rayconvai.asr.metrics import WordErrorRate
+from rayconvai.asr.metrics import WordErrorRate, align
 from rayconvai.asr.specaugment import SpecAugment
 from rayconvai.core import AudioSignal, LabelsType, LengthsType, LogprobsType, NeuralType, typecheck
 from rayconvai.core.build import build
 from rayconvai.core.model import Model
+from rayconvai.core.sample import Part, Sample, Sound
 from rayconvai.core.typecheck import trace
 from rayconvai.data.audio import read_audio
-from rayconvai.data.speech import refuse_not_finite
+from rayconvai.data.speech import manifest_of, refuse_not_finite
 from rayconvai.errors import GraphError
 from rayconvai.tokenizers import Tokenizer, load_tokenizer
-
-NUM_SAMPLES = 6
-"""Transcripts shown after each validation."""
-_log = logging.getLogger("rayconvai")
 
 
 # B batch, S samples, T frames, V classes, U tokens
@@ -71,7 +67,6 @@ class CTCModel(Model):
         self.greedy = GreedyCTCDecoder(decoder.blank_id)
         self.val_wer, self.val_cer = WordErrorRate(), WordErrorRate("character")
         self.test_wer, self.test_cer = WordErrorRate(), WordErrorRate("character")
-        self._samples: list[dict[str, str]] = []
         self.check_graph()
 
     @classmethod
@@ -157,23 +152,11 @@ class CTCModel(Model):
 
     @override
     def validation_step(self, batch: SpeechBatch, batch_idx: int) -> None:
-        transcripts = self._evaluate(batch, "val", {"wer": self.val_wer, "cer": self.val_cer})
-        self._samples.extend(transcripts[: min(2, NUM_SAMPLES - len(self._samples))])
+        self._evaluate(batch, "val", {"wer": self.val_wer, "cer": self.val_cer})
 
     @override
     def test_step(self, batch: SpeechBatch, batch_idx: int) -> None:
         self._evaluate(batch, "test", {"wer": self.test_wer, "cer": self.test_cer})
-
-    @override
-    def on_validation_epoch_end(self) -> None:
-        samples, self._samples = self._samples, []
-        if self.trainer.sanity_checking or not self.trainer.is_global_zero:
-            return
-        for sample in samples:
-            _log.info("epoch %d: %r was heard as %r", self.current_epoch + 1, sample["reference"], sample["hypothesis"])
-        for logger in self.loggers:
-            if hasattr(logger, "log_samples"):
-                logger.log_samples(samples, self.global_step)
 
     @torch.inference_mode()
     def transcribe(self, sounds: Sequence[str | Path | Tensor], batch_size: int = 16) -> list[str]:
@@ -214,7 +197,7 @@ class CTCModel(Model):
         # Lightning takes the mean of these over the ranks as a whole number, so they must divide by the ranks.
         return len(batch.audio_lengths) * self.trainer.world_size
 
-    def _evaluate(self, batch: SpeechBatch, stage: str, metrics: Mapping[str, WordErrorRate]) -> list[dict[str, str]]:
+    def _evaluate(self, batch: SpeechBatch, stage: str, metrics: Mapping[str, WordErrorRate]) -> None:
         loss, log_probs, lengths = self._step(batch)
         refuse_not_finite(self, loss, batch.indices, stage)
         hypotheses = [self.tokenizer.decode(ids) for ids in self.greedy(log_probs, lengths)]
@@ -227,7 +210,21 @@ class CTCModel(Model):
         for name, metric in metrics.items():
             metric.update(hypotheses, references)
             self.log(f"{stage}_{name}", metric, batch_size=size, prog_bar=name == "wer")
-        return [{"reference": r, "hypothesis": h} for r, h in zip(references, hypotheses, strict=True)]
+        self.keep_samples(stage, self._samples(batch, stage, references, hypotheses))
+
+    def _samples(
+        self, batch: SpeechBatch, stage: str, references: Sequence[str], hypotheses: Sequence[str]
+    ) -> Iterator[Sample]:
+        manifest = manifest_of(self, stage)
+        for row, reference, hypothesis in zip(batch.indices.tolist(), references, hypotheses, strict=True):
+            said, heard = align(reference.split(), hypothesis.split())
+            errors = sum(mark != "" for _, mark in said.pieces)
+            parts: dict[str, Part] = {"reference": said, "hypothesis": heard}
+            if manifest is not None:
+                sound = manifest[row]
+                parts["audio"] = Sound(str(sound.audio_filepath), sound.offset, sound.duration)
+            where = str(row) if manifest is None else manifest.where(row)
+            yield Sample(where, errors / max(1, len(reference.split())), parts)
 
     def _read(self, sound: str | Path | Tensor) -> Tensor:
         if isinstance(sound, Tensor):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayconvai.asr.metrics import WordErrorRate, distance
+from rayconvai.asr.metrics import WordErrorRate, align, distance
 
 WORDS = st.lists(st.sampled_from(["a", "be", "sea", "d'oh", "e"]), max_size=8).map(" ".join)
 PAIRS = st.lists(st.tuples(WORDS.filter(bool), WORDS), min_size=1, max_size=6)
@@ -51,3 +51,28 @@ def test_no_reference_words_is_finite() -> None:
     assert float(metric.compute()) == 0
     metric.update(["noise"], [""])
     assert float(metric.compute()) == 1
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "marks"),
+    [
+        pytest.param("a b c", "a b c", ["", "", ""], id="right"),
+        pytest.param("a b c", "a x c", ["", "sub", ""], id="substituted"),
+        pytest.param("a b c", "a c", ["", "del", ""], id="deleted"),
+        pytest.param("a c", "a b c", ["", "ins", ""], id="inserted"),
+        pytest.param("a b c d", "x a b y d", ["ins", "", "", "sub", ""], id="several"),
+        pytest.param("", "a", ["ins"], id="nothing_said"),
+    ],
+)
+def test_alignment_marks_the_errors(reference: str, hypothesis: str, marks: list[str]) -> None:
+    said, heard = align(reference.split(), hypothesis.split())
+    assert [mark for _, mark in said.pieces] == [mark for _, mark in heard.pieces] == marks
+    assert [text for text, _ in said.pieces if text] == reference.split()
+    assert [text for text, _ in heard.pieces if text] == hypothesis.split()
+
+
+@settings(deadline=None, max_examples=60)
+@given(WORDS, WORDS)
+def test_alignment_is_as_short_as_the_distance(reference: str, hypothesis: str) -> None:
+    said, _ = align(reference.split(), hypothesis.split())
+    assert sum(mark != "" for _, mark in said.pieces) == distance(reference.split(), hypothesis.split())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from rayconvai.asr.data import SpeechData
 from rayconvai.asr.features import LogMel
 from rayconvai.asr.models.ctc import CTCModel
 from rayconvai.core.model import build_model
+from rayconvai.core.sample import Sample, Sound
 from rayconvai.data.audio import read_audio
 from rayconvai.data.corpus import ManifestCorpus
 from rayconvai.errors import ConfigError, DataError, GraphError, InfeasibleError
@@ -45,9 +46,9 @@ class Samples(CSVLogger):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
-        self.samples: list[Mapping[str, Any]] = []
+        self.samples: list[Sample] = []
 
-    def log_samples(self, samples: Sequence[Mapping[str, Any]], step: int) -> None:
+    def log_samples(self, samples: Sequence[Sample], step: int) -> None:
         self.samples = list(samples)
 
 
@@ -82,9 +83,10 @@ def test_learns_a_tiny_language(
     assert fit.callback_metrics["val_wer"] == 0
     assert fit.callback_metrics["val_cer"] == 0
     assert fit.callback_metrics["train_loss"] < 0.5
-    assert {sample["reference"] for sample in logger.samples} == set(TEXTS)
-    assert all(sample["reference"] == sample["hypothesis"] for sample in logger.samples)
-    assert "'abc' was heard as 'abc'" in caplog.text
+    assert {sample.texts["reference"] for sample in logger.samples} == set(TEXTS)
+    assert all(sample.parts["reference"] == sample.parts["hypothesis"] for sample in logger.samples)
+    assert all(sample.score == 0 and isinstance(sample.parts["audio"], Sound) for sample in logger.samples)
+    assert "train.jsonl:1: reference 'abc', hypothesis 'abc'" in caplog.text
     assert fit.test(model, datamodule=data, verbose=False)[0]["test_wer"] == 0
 
     assert model.transcribe([manifest.parent / "train0.wav", tones("cab")], batch_size=1) == ["abc", "cab"]

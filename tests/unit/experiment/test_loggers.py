@@ -11,14 +11,17 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import wandb
 from lightning.pytorch.loggers import CSVLogger
 
+from rayconvai.core.sample import Curve, Marked, Matrix, Sample, Sound, Text
 from rayconvai.errors import StorageError
 from rayconvai.experiment import RunLayout, close, exp_manager, read_metrics
 from rayconvai.experiment.loggers import RunTensorBoardLogger, RunWandbLogger
 from rayconvai.experiment.record import MetricsRecord
+from rayconvai.experiment.samples import load_sound, read_samples
 
 Run = Callable[..., Any]
 
@@ -124,19 +127,41 @@ def test_tensorboard_on_a_full_disk_lets_the_training_go_on(
 
 
 def test_samples_reach_every_logger(tmp_path: Path) -> None:
-    samples = [{"text": "one two", "heard": "one too"}, {"text": "né", "heard": "ne"}]
+    tone = np.sin(np.arange(800) / 5).astype(np.float32)
+    parts = {
+        "reference": Marked((("one", ""), ("two", "sub"))),
+        "said": Text("né"),
+        "audio": Sound(signal=tone, sample_rate=8000),
+        "mel": Matrix(np.arange(12.0).reshape(3, 4), "mel", "frames"),
+        "pitch": Curve({"true": np.array([1.0, np.nan, 3.0]), "predicted": np.array([1.0, 2.0])}, unit="Hz"),
+    }
+    samples = [Sample("dev.jsonl:2", 0.5, parts), Sample("dev.jsonl:1", None, {"said": Text("ne")})]
     record, board = MetricsRecord(RunLayout(tmp_path)), RunTensorBoardLogger(tmp_path, {})
+    record.kind = "validation"
     for logger in (record, board, RunWandbLogger(tmp_path, {"offline": True}, "p")):
         logger.log_samples(samples, step=5)
         logger.close()
-    kept = (tmp_path / "samples" / "step-00000005.jsonl").read_text(encoding="utf-8")
-    assert [json.loads(line) for line in kept.splitlines()] == samples
-    assert b"one too" in tensorboard(tmp_path).Tensors("samples/text_summary")[0].tensor_proto.string_val[0]
+
+    first, second = read_samples(tmp_path / "samples", "validation-00000005")
+    assert (first.where, first.score, first.texts) == ("dev.jsonl:2", 0.5, {"reference": "one two", "said": "né"})
+    assert first.parts["reference"] == parts["reference"]
+    heard, rate = load_sound(first.parts["audio"])
+    assert rate == 8000
+    np.testing.assert_allclose(heard, tone, atol=1e-4)
+    np.testing.assert_equal(first.parts["mel"].values, parts["mel"].values)
+    np.testing.assert_equal(dict(first.parts["pitch"].lines), dict(parts["pitch"].lines))
+    assert second == samples[1]
+
+    events = tensorboard(tmp_path)
+    assert b"| dev.jsonl:2 | 0.5 | one two |" in events.Tensors("samples/text_summary")[0].tensor_proto.string_val[0]
+    assert events.Audio("samples/1_audio")[0].sample_rate == 8000
+    assert (events.Images("samples/1_mel")[0].width, events.Images("samples/1_pitch")[0].width) == (4, 640)
     [table] = tmp_path.glob("wandb/offline-run-*/files/media/table/samples_*.json")
-    assert json.loads(table.read_text(encoding="utf-8")) == {
-        "columns": ["text", "heard"],
-        "data": [[*s.values()] for s in samples],
-    }
+    rows = json.loads(table.read_text(encoding="utf-8"))
+    assert rows["columns"] == ["where", "score", "reference", "said"]
+    assert rows["data"] == [["dev.jsonl:2", 0.5, "one two", "né"], ["dev.jsonl:1", None, "", "ne"]]
+    [media] = tmp_path.glob("wandb/offline-run-*/files/media")
+    assert {path.name.rsplit("_", 2)[0] for path in media.glob("*/samples/*")} == {"1_audio", "1_mel", "1_pitch"}
     assert {"trainer/global_step": "5"}.items() <= history(wandb_records(tmp_path))[0].items()
 
 
