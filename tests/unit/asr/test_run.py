@@ -192,7 +192,8 @@ def test_an_artefact_holds_no_pickle_and_restores_the_same_weights(
     trained: tuple[FitResult, Path, list[Path]], tmp_path: Path
 ) -> None:
     _, artefact, _ = trained
-    assert {path.suffix for path in artefact.rglob("*") if path.is_file()} <= {".json", ".yaml", ".safetensors"}
+    kinds = {".json", ".jsonl", ".yaml", ".safetensors", ".flac"}
+    assert {path.suffix for path in artefact.rglob("*") if path.is_file()} <= kinds
     model = Model.restore_from(artefact)
     assert isinstance(model, CTCModel)
     again = CTCModel.restore_from(model.save_to(tmp_path / "again"))
