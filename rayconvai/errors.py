@@ -82,6 +82,10 @@ _TOO_LITTLE_MEMORY = re.compile(
 )
 
 
+LESS_MEMORY = "lower data.batch_seconds (or batch_tokens, batch_size) or the sizes of the model"
+"""What to do where memory was too little."""
+
+
 @contextmanager
 def out_of_memory_is_infeasible() -> Iterator[None]:
     """Raise ``InfeasibleError`` for the errors that torch and Python have for too little memory."""
@@ -95,8 +99,7 @@ def out_of_memory_is_infeasible() -> Iterator[None]:
             raise
         if not isinstance(error, MemoryError) and not _TOO_LITTLE_MEMORY.search(message):
             raise
-        fix = "lower data.batch_seconds or the sizes of the model"
-        raise InfeasibleError(f"out of memory: {message[:200]}; {fix}") from error
+        raise InfeasibleError(f"out of memory: {message[:200]}; {LESS_MEMORY}") from error
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:

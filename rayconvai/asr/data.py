@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,8 +11,10 @@ from rayconvai.asr.ctc import FrameRate, frames_needed
 from rayconvai.asr.dataset import SpeechBatch, SpeechDataset, Waveform
 from rayconvai.core.model import Model
 from rayconvai.data.corpus import Corpus
-from rayconvai.data.manifest import Manifest, keep_good, text_problems
-from rayconvai.data.speech import STRICT, Checks, ManifestData
+from rayconvai.data.lines import keep_good
+from rayconvai.data.manifest import Manifest, text_problems
+from rayconvai.data.module import ManifestData
+from rayconvai.data.speech import STRICT, Checks, usable
 from rayconvai.tokenizers.base import Tokenizer
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ class SpeechData(ManifestData):
         seed: of batches and augmentation.
     """
 
+    unit = "seconds"
+
     def __init__(
         self,
         *,
@@ -47,14 +51,20 @@ class SpeechData(ManifestData):
     ) -> None:
         super().__init__(
             corpus=corpus,
-            batch_seconds=batch_seconds,
+            batch_length=batch_seconds,
             batch_size=batch_size,
             num_buckets=num_buckets,
             num_workers=num_workers,
-            checks=checks,
             seed=seed,
         )
-        self.augment = tuple(augment)
+        self.checks, self.augment = checks, tuple(augment)
+
+    def check(self, split: str, manifest: Manifest) -> Manifest:
+        return usable(manifest, self.checks)
+
+    def texts(self) -> Iterator[str]:
+        manifest: Manifest = self.splits["train"]
+        return manifest.texts()
 
     def bind(self, model: Model) -> None:
         """Take tokenizer, sample rate and frame rate from a recognizer, and check every text against them.
@@ -66,9 +76,9 @@ class SpeechData(ManifestData):
         tokenizer, rate = recognizer.tokenizer, recognizer.frame_rate
         for name, manifest in self.splits.items():
             spelled = keep_good(manifest, text_problems(manifest, tokenizer), self.checks.on_bad)
-            usable = keep_good(spelled, _infeasible(spelled, tokenizer, rate), self.checks.on_bad)
+            sayable = keep_good(spelled, _infeasible(spelled, tokenizer, rate), self.checks.on_bad)
             augment = self.augment if name == "train" else ()
-            self.keep(name, SpeechDataset(usable, tokenizer, rate, augment, self.seed))
+            self.keep(name, SpeechDataset(sayable, tokenizer, rate, augment, self.seed))
 
     def bound_by(self, model: Model) -> FrameRate:
         recognizer: CTCModel = model  # type: ignore[assignment]

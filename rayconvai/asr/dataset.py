@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -73,6 +75,11 @@ class SpeechDataset(Dataset):
             "token_lengths": NeuralType(("B",), LengthsType()),
             "indices": NeuralType(("B",), Index()),
         }
+
+    @property
+    def lengths(self) -> npt.NDArray[np.float32]:
+        """Seconds of each utterance, (N,)."""
+        return self.manifest.durations
 
     def __len__(self) -> int:
         return len(self.manifest)

@@ -4,32 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from rayconvai.data.cache import make_once
+from rayconvai.data.lines import JsonLines
 from rayconvai.data.manifest import Manifest
+from rayconvai.data.texts import TextManifest
 from rayconvai.errors import ConfigError, DataError
 from rayconvai.places import cache_root
 
+Lines = TypeVar("Lines", bound=JsonLines[Any])
+
 
 @dataclass(frozen=True)
-class Splits:
+class Splits(Generic[Lines]):
     """The manifests of a corpus."""
 
-    train: Manifest
-    dev: Manifest
+    train: Lines
+    dev: Lines
     """Chooses the best checkpoint and the best trial."""
-    test: Manifest | None = None
+    test: Lines | None = None
     """Chooses nothing: only reported."""
+
+    def named(self) -> dict[str, Lines]:
+        """Return those there are, by name."""
+        named = {"train": self.train, "dev": self.dev, "test": self.test}
+        return {name: lines for name, lines in named.items() if lines is not None}
 
 
 class Corpus(Protocol):
-    """Anything that can say where its utterances are."""
+    """Anything that can say where its examples are."""
 
-    def prepare(self) -> Splits:
+    def prepare(self) -> Splits[Any]:
         """Make or find the corpus and open its manifests; safe to call from several processes at once.
 
         Raises:
@@ -52,6 +60,8 @@ class ManifestCorpus:
         ConfigError: both forms are given, or neither is whole.
     """
 
+    kind: ClassVar[type[JsonLines[Any]]] = Manifest
+
     def __init__(
         self,
         train: str | Path | None = None,
@@ -66,20 +76,26 @@ class ManifestCorpus:
             raise ConfigError(f"data.corpus.{missing} is missing; give 'train' and 'dev', or one 'manifest' for both")
         self.train, self.dev, self.test, self.manifest = train, dev, test, manifest
 
-    def prepare(self) -> Splits:
+    def prepare(self) -> Splits[Any]:
         if self.manifest is not None:
-            return _by_field(Path(self.manifest).expanduser())
+            return _by_field(self.kind, Path(self.manifest).expanduser())
         assert self.train is not None
         assert self.dev is not None
-        test = None if self.test is None else _open("test", self.test)
-        return Splits(_open("train", self.train), _open("dev", self.dev), test)
+        train, dev = _open(self.kind, "train", self.train), _open(self.kind, "dev", self.dev)
+        return Splits(train, dev, None if self.test is None else _open(self.kind, "test", self.test))
+
+
+class TextCorpus(ManifestCorpus):
+    """The same for texts without sound: a row has what the data's ``fields`` name."""
+
+    kind = TextManifest
 
 
 class TrainAndDev:
-    """Another corpus whose dev utterances are trained on too: for a last training, when dev has chosen all it had to.
+    """Another corpus whose dev examples are trained on too: for a last training, when dev has chosen all it had to.
 
     Dev stays what it was, so what is measured on it from then on says nothing. The manifest of both is written into the
-    cache, once for each pair, with absolute paths of the sounds.
+    cache, once for each pair, with absolute paths of what rows name.
 
     Args:
         corpus: whose train and dev to join.
@@ -89,7 +105,7 @@ class TrainAndDev:
     def __init__(self, corpus: Corpus, cache_dir: str | Path | None = None) -> None:
         self.corpus, self.cache_dir = corpus, cache_dir
 
-    def prepare(self) -> Splits:
+    def prepare(self) -> Splits[Any]:
         splits = self.corpus.prepare()
         parts = (splits.train, splits.dev)
         identity = json.dumps([(part.fingerprint(), str(part.path.parent)) for part in parts])
@@ -97,31 +113,23 @@ class TrainAndDev:
 
         def make(directory: Path) -> dict[str, Any]:
             with (directory / "train.jsonl").open("w", encoding="utf-8") as file:
-                file.writelines(json.dumps(row) + "\n" for part in parts for row in _absolute(part))
+                file.writelines(json.dumps(row) + "\n" for part in parts for row in part.portable_rows())
             return {"from": [str(part.path) for part in parts]}
 
         make_once(made, make)
-        return Splits(_open("train", made / "train.jsonl"), splits.dev, splits.test)
+        return Splits(type(splits.train).open(made / "train.jsonl"), splits.dev, splits.test)
 
 
-def _absolute(manifest: Manifest) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a manifest as they would be read from any directory."""
-    for index, row in enumerate(manifest):
-        kept = {"audio_filepath": str(row.audio_filepath), "duration": row.duration, "text": row.text}
-        kept |= {"speaker": row.speaker} if row.speaker is not None else {}
-        yield kept | ({"offset": row.offset} if manifest.has_offset(index) else {})
-
-
-def _open(split: str, path: str | Path) -> Manifest:
+def _open(kind: type[JsonLines[Any]], split: str, path: str | Path) -> JsonLines[Any]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise DataError(f"data.corpus.{split}: manifest not found: {path.absolute()}; give the path of a JSONL file")
     if path.stat().st_size == 0:
         raise DataError(f"{path.absolute()}: the {split} set is empty; write one JSON object a line")
-    return Manifest.open(path)
+    return kind.open(path)
 
 
-def _by_field(path: Path) -> Splits:
+def _by_field(kind: type[JsonLines[Any]], path: Path) -> Splits[Any]:
     if not path.is_file():
         raise DataError(f"data.corpus.manifest: manifest not found: {path.absolute()}; give the path of a JSONL file")
     names = _split_names(path)
@@ -130,12 +138,12 @@ def _by_field(path: Path) -> Splits:
             found = f"splits there are: {', '.join(sorted(names))}" if names else "no row has a 'split' field"
             fix = 'give every row "split": "train", "dev" or "test", or set data.corpus.train and data.corpus.dev'
             raise DataError(f"{path.absolute()}: the {needed} set is empty, {found}; {fix}")
-    test = Manifest.open(path, split="test") if "test" in names else None
-    return Splits(Manifest.open(path, split="train"), Manifest.open(path, split="dev"), test)
+    test = kind.open(path, split="test") if "test" in names else None
+    return Splits(kind.open(path, split="train"), kind.open(path, split="dev"), test)
 
 
 def _split_names(path: Path) -> set[str]:
-    """Read the names of all splits; a line that is no JSON object is left for ``Manifest.open`` to name."""
+    """Read the names of all splits; a line that is no JSON object is left for ``open`` to name."""
     names = set()
     with path.open("rb") as file:
         for line in file:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from rayconvai.data.sampler import DurationBatchSampler, Share
+from rayconvai.data.sampler import LengthBatchSampler, Share
 from rayconvai.errors import RayconvaiError
 
 
@@ -28,7 +28,7 @@ class StatefulLoader(DataLoader[Any]):
 
     Args:
         dataset: indexed by number; it must be possible to pickle it if there are workers.
-        batch_sampler: says which utterances make a batch.
+        batch_sampler: says which examples make a batch.
         collate_fn: makes a batch of a list of items.
         num_workers: processes that prepare batches; 0 prepares them here. Workers are started through a fork server
             (forking a process that has threads, such as a Ray actor, can hang it) and kept from epoch to epoch.
@@ -44,7 +44,7 @@ class StatefulLoader(DataLoader[Any]):
         self,
         dataset: Dataset[Any],
         *,
-        batch_sampler: DurationBatchSampler,
+        batch_sampler: LengthBatchSampler,
         collate_fn: Callable[[list[Any]], Any] | None = None,
         num_workers: int = 0,
         prefetch_factor: int | None = None,
@@ -100,7 +100,7 @@ class StatefulLoader(DataLoader[Any]):
         """Let the next iteration begin where the state was taken.
 
         Raises:
-            CheckpointError: it was taken with other utterances or settings.
+            CheckpointError: it was taken with other examples or settings.
         """
         self._plan.load_state_dict(state)
 
@@ -108,7 +108,7 @@ class StatefulLoader(DataLoader[Any]):
 class _Ahead(Sampler[list[int]]):
     """The batches of a sampler, drawn without being counted: workers draw them ahead of their use."""
 
-    def __init__(self, plan: DurationBatchSampler) -> None:
+    def __init__(self, plan: LengthBatchSampler) -> None:
         self.sampler = plan  # where Lightning looks for set_epoch
 
     def __iter__(self) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""Batches of utterances of similar length, the same plan on every rank and for any number of them."""
+"""Batches of examples of similar length, the same plan on every rank and for any number of them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Ranks:
 
 @dataclass(frozen=True)
 class Share:
-    """What a batch is of all that one optimizer step learns from, in utterances."""
+    """What a batch is of all that one optimizer step learns from, in examples."""
 
     own: int
     beside: int
@@ -75,63 +75,66 @@ class Share:
 
     @property
     def of_step(self) -> float:
-        """What a batch's mean counts, where the mean over the batches is to be that over the utterances of the step."""
+        """What a batch's mean counts, where the mean over the batches is to be that over the examples of the step."""
         return self.own * self.batches / self.step
 
 
-class DurationBatchSampler(Sampler[list[int]]):
-    """Yields lists of ``Draw``: batches of similar duration, in random order.
+class LengthBatchSampler(Sampler[list[int]]):
+    """Yields lists of ``Draw``: batches of similar length, in random order.
 
-    Utterances are put into buckets that hold equal seconds of speech, and into steps at random within their bucket: so
-    many utterances as make a batch for each rank. What does not fill a step moves on to the next longer bucket. A step
-    is divided evenly among the ranks, so that n ranks learn from the same utterances at each step as one rank would
-    with n times the ``batch_size``. Steps and their order are new in each epoch, their number is not.
+    Lengths are seconds of speech, tokens of text, or whatever examples are measured in. Examples are put into buckets
+    of equal total length, and into steps at random within their bucket: so many examples as make a batch for each rank.
+    What does not fill a step moves on to the next longer bucket. A step is divided evenly among the ranks, so that n
+    ranks learn from the same examples at each step as one rank would with n times the ``batch_size``. Steps and their
+    order are new in each epoch, their number is not.
 
-    Every utterance comes exactly once an epoch, and all ranks get the same number of batches; steps of fewer utterances
+    Every example comes exactly once an epoch, and all ranks get the same number of batches; steps of fewer examples
     than ranks take some from others. (Only if there are too few for that are steps joined, beyond the bound.)
 
     A plan that is made for more ranks than there are (``Ranks.most``) is the same for any number of them: they take its
     batches in order, as many at a time as they are. A position in it is a number of batches of all ranks, so a run goes
-    on in mid-epoch with more or fewer ranks, and each utterance still comes once; but if the ranks do not divide the
+    on in mid-epoch with more or fewer ranks, and each example still comes once; but if the ranks do not divide the
     batches that are left, the last few, less than one for each rank, are left out of that epoch.
 
     Args:
-        durations: seconds of each utterance, (N,).
-        batch_seconds: most seconds of a batch, padding included: longest utterance times number of utterances. A longer
-            utterance is a batch of its own.
-        batch_size: instead, number of utterances.
+        lengths: of each example, (N,), in ``unit``.
+        batch_length: most of a batch, padding included: longest example times number of examples. A longer example is
+            a batch of its own.
+        batch_size: instead, number of examples.
         num_buckets: more buckets: less padding, and less random company.
+        unit: what lengths are measured in; the config's key for ``batch_length`` is ``batch_UNIT``.
         shuffle: False gives the same batches, longest first, in each epoch.
         seed: of the random order; the same on all ranks.
         ranks: who shares the batches.
 
     Raises:
         ConfigError: settings that cannot be.
-        DataError: fewer utterances than ranks.
+        DataError: fewer examples than ranks.
     """
 
     def __init__(
         self,
-        durations: Sequence[float] | npt.NDArray[np.floating[Any]],
+        lengths: Sequence[float] | npt.NDArray[Any],
         *,
-        batch_seconds: float | None = None,
+        batch_length: float | None = None,
         batch_size: int | None = None,
         num_buckets: int = 16,
+        unit: str = "seconds",
         shuffle: bool = True,
         seed: int = 0,
         ranks: Ranks = Ranks(),  # frozen
     ) -> None:
-        self.durations = np.asarray(durations, dtype=np.float64)
+        self.lengths = np.asarray(lengths, dtype=np.float64)
         self.shuffle, self.seed, self.ranks = shuffle, seed, ranks
-        check_batching(batch_seconds, batch_size, num_buckets)
+        check_batching(batch_length, batch_size, num_buckets, unit)
         planned = ranks.planned
-        if len(self.durations) < planned:
-            raise DataError(f"{len(self.durations)} utterances cannot be shared by {planned} ranks; use fewer ranks")
-        self._buckets = _buckets(self.durations, num_buckets, batch_seconds)
-        sizes = [batch_size or _fitting(batch_seconds, self.durations[bucket[-1]]) for bucket in self._buckets]
+        if len(self.lengths) < planned:
+            raise DataError(f"{len(self.lengths)} examples cannot be shared by {planned} ranks; use fewer ranks")
+        self._buckets = _buckets(self.lengths, num_buckets, batch_length, unit)
+        sizes = [batch_size or _fitting(batch_length, self.lengths[bucket[-1]]) for bucket in self._buckets]
         self._sizes = [size * planned for size in sizes]
-        settings = [batch_seconds, batch_size, num_buckets, shuffle, seed, planned]
-        content = hashlib.sha256(self.durations.tobytes() + json.dumps(settings).encode())
+        settings = [batch_length, batch_size, num_buckets, shuffle, seed, planned]
+        content = hashlib.sha256(self.lengths.tobytes() + json.dumps(settings).encode())
         self._identity = content.hexdigest()
         self._total = self._count_steps() * planned
         self.epoch, self._used, self._resume_at = 0, 0, 0
@@ -140,7 +143,7 @@ class DurationBatchSampler(Sampler[list[int]]):
         """The state that was loaded is one of another number of ranks."""
 
     @property
-    def sampler(self) -> DurationBatchSampler:
+    def sampler(self) -> LengthBatchSampler:
         """Itself: Lightning calls ``set_epoch`` on a batch sampler's ``sampler``, not on the batch sampler."""
         return self
 
@@ -195,12 +198,12 @@ class DurationBatchSampler(Sampler[list[int]]):
         """Let the next iteration begin where the state was taken, by as many ranks or by others.
 
         Raises:
-            CheckpointError: it was taken in mid-epoch with other utterances or settings.
+            CheckpointError: it was taken in mid-epoch with other examples or settings.
         """
         ended = state["position"] >= state.get("length", math.inf)  # older states do not say
         if state["plan"] != self._identity and not ended:
             raise CheckpointError(
-                "cannot resume in mid-epoch: the training utterances, the batch settings, the seed or the number of "
+                "cannot resume in mid-epoch: the training data, the batch settings, the seed or the number of "
                 "ranks (the largest, where it may vary) changed since the checkpoint; restore them, or start from an "
                 "end-of-epoch checkpoint"
             )
@@ -215,8 +218,8 @@ class DurationBatchSampler(Sampler[list[int]]):
     def padding_ratio(self, epoch: int | None = None) -> float:
         """Return which part of all batches of an epoch (the present one) is padding, 0 to 1."""
         batches = self.plan(self.epoch if epoch is None else epoch)
-        padded = sum(float(self.durations[batch].max()) * len(batch) for batch in batches)
-        return 1 - float(self.durations.sum()) / padded
+        padded = sum(float(self.lengths[batch].max()) * len(batch) for batch in batches)
+        return 1 - float(self.lengths.sum()) / padded
 
     def plan(self, epoch: int) -> list[Indices]:
         """Return all batches of an epoch in order, those of a step beside each other."""
@@ -246,51 +249,52 @@ class DurationBatchSampler(Sampler[list[int]]):
                 count, rest = count + bool(rest), 0
             full, rest = divmod(rest + len(bucket), size)
             count += full
-        return min(count + bool(rest), len(self.durations) // planned)
+        return min(count + bool(rest), len(self.lengths) // planned)
 
     def _fill(self, steps: list[Indices]) -> None:
-        """Let every step have an utterance for each rank."""
+        """Let every step have an example for each rank."""
         planned = self.ranks.planned
         while len(steps) * planned > self._total:
-            steps.sort(key=lambda step: float(self.durations[step].max()) * len(step))
+            steps.sort(key=lambda step: float(self.lengths[step].max()) * len(step))
             joined = np.concatenate(steps[:2])
-            steps[:2] = [joined[np.argsort(self.durations[joined], kind="stable")]]  # the short ones make the pairs
+            steps[:2] = [joined[np.argsort(self.lengths[joined], kind="stable")]]  # the short ones make the pairs
         for at in [i for i, step in enumerate(steps) if len(step) < planned]:
             while len(steps[at]) < planned:
                 giver = max(range(len(steps)), key=lambda i: len(steps[i]))
                 steps[at], steps[giver] = np.append(steps[at], steps[giver][-1]), steps[giver][:-1]
 
 
-def check_batching(batch_seconds: float | None, batch_size: int | None, num_buckets: int) -> None:
+def check_batching(batch_length: float | None, batch_size: int | None, num_buckets: int, unit: str = "seconds") -> None:
     """Check the settings of batches.
 
     Raises:
         ConfigError: settings that cannot be.
     """
-    if (batch_seconds is None) == (batch_size is None):
-        raise ConfigError("batch_seconds and batch_size exclude each other; give one and set the other to null")
-    for name, value in (("batch_seconds", batch_seconds), ("batch_size", batch_size), ("num_buckets", num_buckets)):
+    key = f"batch_{unit}"
+    if (batch_length is None) == (batch_size is None):
+        raise ConfigError(f"{key} and batch_size exclude each other; give one and set the other to null")
+    for name, value in ((key, batch_length), ("batch_size", batch_size), ("num_buckets", num_buckets)):
         if value is not None and not value > 0:
             raise ConfigError(f"{name} is {value}; it must be more than 0")
 
 
-def _fitting(batch_seconds: float | None, longest: float) -> int:
-    """Return how many utterances of this length fit."""
-    assert batch_seconds is not None
-    count = max(1, math.floor(batch_seconds / longest))
-    return count - 1 if count > 1 and count * longest > batch_seconds else count
+def _fitting(batch_length: float | None, longest: float) -> int:
+    """Return how many examples of this length fit."""
+    assert batch_length is not None
+    count = max(1, math.floor(batch_length / longest))
+    return count - 1 if count > 1 and count * longest > batch_length else count
 
 
-def _buckets(durations: npt.NDArray[np.float64], num_buckets: int, batch_seconds: float | None) -> list[Indices]:
-    """Cut the utterances, by duration, into parts of equal seconds. Those beyond a whole batch are kept apart."""
-    order = np.argsort(durations, kind="stable")
-    fits = len(order) if batch_seconds is None else int(np.searchsorted(durations[order], batch_seconds, side="right"))
+def _buckets(lengths: npt.NDArray[np.float64], num_buckets: int, most: float | None, unit: str) -> list[Indices]:
+    """Cut the examples, by length, into parts of equal total length. Those beyond a whole batch are kept apart."""
+    order = np.argsort(lengths, kind="stable")
+    fits = len(order) if most is None else int(np.searchsorted(lengths[order], most, side="right"))
     order, alone = order[:fits], order[fits:]
-    seconds = np.cumsum(durations[order])
-    total = seconds[-1] if len(seconds) else 0.0
-    cuts = np.searchsorted(seconds, total * np.arange(1, num_buckets) / num_buckets)
+    sums = np.cumsum(lengths[order])
+    total = sums[-1] if len(sums) else 0.0
+    cuts = np.searchsorted(sums, total * np.arange(1, num_buckets) / num_buckets)
     parts = [part for part in np.split(order, cuts) if len(part)]
     if len(alone):
-        _log.info("%d utterances are longer than batch_seconds=%s and make batches alone", len(alone), batch_seconds)
+        _log.info("%d examples are longer than batch_%s=%s and make batches alone", len(alone), unit, most)
         parts.append(alone)
     return parts

@@ -96,7 +96,7 @@ class SyntheticCorpus:
         name = f"{self.kind}-{self.size}-seed{self.seed}-v{VERSION}-espeakng_loader{wheel_version()}"
         return cache_root(self.cache_dir) / "synthetic" / name
 
-    def prepare(self) -> Splits:
+    def prepare(self) -> Splits[Manifest]:
         self.fingerprint()
         train, dev, test = (Manifest.open(self.directory / f"{split}.jsonl") for split in get_args(Split))
         return Splits(train, dev, test)

@@ -22,7 +22,15 @@ from ray.train.torch import TorchConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayconvai.config.check import resources
-from rayconvai.errors import ClusterError, ConfigError, InfeasibleError, RayconvaiError, WorkerError, WorkersDiedError
+from rayconvai.errors import (
+    LESS_MEMORY,
+    ClusterError,
+    ConfigError,
+    InfeasibleError,
+    RayconvaiError,
+    WorkerError,
+    WorkersDiedError,
+)
 from rayconvai.experiment.interrupt import Interrupted, on_signals
 from rayconvai.experiment.layout import RunLayout
 from rayconvai.experiment.manager import run_place
@@ -234,7 +242,7 @@ class _Launch:
 
     def _too_often(self, how: dict[str, str]) -> RayconvaiError:
         if "low on memory" in _said(how):
-            return InfeasibleError(f"out of memory: {_said(how)}; lower data.batch_seconds or the sizes of the model")
+            return InfeasibleError(f"out of memory: {_said(how)}; {LESS_MEMORY}")
         return WorkersDiedError(f"{_said(how)}; no restart is left (resources.retries is {self.retries})")
 
     def _plain(self, error: BaseException) -> BaseException:

@@ -19,7 +19,7 @@ from typing_extensions import Self
 from rayconvai.core.data_module import DataModule
 from rayconvai.core.model import Model
 from rayconvai.data.loader import StatefulLoader
-from rayconvai.data.sampler import DurationBatchSampler, Ranks
+from rayconvai.data.sampler import LengthBatchSampler, Ranks
 from rayconvai.errors import ConfigError
 
 FEATURES = 16
@@ -55,7 +55,7 @@ class ChanceData(DataModule):
         rng = np.random.default_rng([7, split])
         inputs = torch.from_numpy(rng.standard_normal((self.rows, FEATURES)).astype(np.float32))
         targets = inputs[:, :4].prod(dim=1, keepdim=True).tanh() + inputs[:, 4:].mean(dim=1, keepdim=True)
-        plan = DurationBatchSampler(
+        plan = LengthBatchSampler(
             rng.uniform(1, 2, self.rows),
             batch_size=self.batch_size,
             num_buckets=4,

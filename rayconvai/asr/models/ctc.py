@@ -24,7 +24,7 @@ from rayconvai.core.model import Model
 from rayconvai.core.sample import Part, Sample, Sound
 from rayconvai.core.typecheck import trace
 from rayconvai.data.audio import read_audio
-from rayconvai.data.speech import manifest_of, refuse_not_finite
+from rayconvai.data.module import dataset_of, refuse_not_finite
 from rayconvai.errors import GraphError
 from rayconvai.tokenizers import Tokenizer, load_tokenizer
 
@@ -215,7 +215,7 @@ class CTCModel(Model):
     def _samples(
         self, batch: SpeechBatch, stage: str, references: Sequence[str], hypotheses: Sequence[str]
     ) -> Iterator[Sample]:
-        manifest = manifest_of(self, stage)
+        manifest = getattr(dataset_of(self, stage), "manifest", None)
         for row, reference, hypothesis in zip(batch.indices.tolist(), references, hypotheses, strict=True):
             said, heard = align(reference.split(), hypothesis.split())
             errors = sum(mark != "" for _, mark in said.pieces)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from rayconvai.data.loader import StatefulLoader
-from rayconvai.data.sampler import DurationBatchSampler
+from rayconvai.data.sampler import LengthBatchSampler
 from rayconvai.errors import CheckpointError, DataError
 from rayconvai.experiment.resume import ExactResume
 
@@ -32,7 +32,7 @@ class Numbers(Dataset):
 
 
 def loader(num_workers: int = 0, seed: int = 0, **options) -> StatefulLoader:
-    sampler = DurationBatchSampler(DURATIONS, batch_seconds=48, num_buckets=4, seed=seed)
+    sampler = LengthBatchSampler(DURATIONS, batch_length=48, num_buckets=4, seed=seed)
     return StatefulLoader(Numbers(**options), batch_sampler=sampler, num_workers=num_workers)
 
 

@@ -11,30 +11,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayconvai.data.manifest import Manifest
-from rayconvai.data.sampler import Draw, DurationBatchSampler, Ranks
+from rayconvai.data.sampler import Draw, LengthBatchSampler, Ranks
 from rayconvai.errors import CheckpointError, ConfigError, DataError
 
-DURATIONS = st.lists(st.floats(0.125, 40, width=32), min_size=1, max_size=150)
+LENGTHS = st.lists(st.floats(0.125, 40, width=32), min_size=1, max_size=150)
 BATCHING = st.one_of(
     st.builds(lambda size: {"batch_size": size}, st.integers(1, 20)),
-    st.builds(lambda seconds: {"batch_seconds": seconds}, st.floats(0.5, 200)),
+    st.builds(lambda seconds: {"batch_length": seconds}, st.floats(0.5, 200)),
 )
 OPTIONS = st.fixed_dictionaries(
     {"num_buckets": st.integers(1, 40), "shuffle": st.booleans(), "seed": st.integers(0, 9)}
 )
 
 
-@given(DURATIONS, BATCHING, OPTIONS, st.integers(1, 5), st.integers(0, 3))
+@given(LENGTHS, BATCHING, OPTIONS, st.integers(1, 5), st.integers(0, 3))
 def test_every_utterance_once_and_every_rank_as_many(
     durations: list[float], batching: dict, options: dict, world_size: int, epoch: int
 ) -> None:
     if len(durations) < world_size:
         with pytest.raises(DataError, match="cannot be shared"):
-            DurationBatchSampler(durations, **batching, **options, ranks=Ranks(count=world_size))
+            LengthBatchSampler(durations, **batching, **options, ranks=Ranks(count=world_size))
         return
     ranks = []
     for rank in range(world_size):
-        sampler = DurationBatchSampler(durations, **batching, **options, ranks=Ranks(rank=rank, count=world_size))
+        sampler = LengthBatchSampler(durations, **batching, **options, ranks=Ranks(rank=rank, count=world_size))
         sampler.set_epoch(epoch)
         batches = list(sampler)
         assert len(batches) == len(sampler), "the length is known before, and the same in all epochs"
@@ -43,7 +43,7 @@ def test_every_utterance_once_and_every_rank_as_many(
     assert len({len(batches) for batches in ranks}) == 1
     drawn = sorted(index for batches in ranks for batch in batches for index in batch)
     assert drawn == list(range(len(durations)))
-    alone = DurationBatchSampler(durations, **batching, **options)
+    alone = LengthBatchSampler(durations, **batching, **options)
     if world_size == 1 or len(alone) + 3 * world_size <= len(durations):  # else some may have to be joined
         _assert_bound(ranks, durations, batching)
 
@@ -52,26 +52,26 @@ def _assert_bound(ranks: list, durations: list[float], batching: dict) -> None:
     for batch in (batch for batches in ranks for batch in batches):
         assert len(batch) <= batching.get("batch_size", len(batch))
         padded = max(durations[index] for index in batch) * len(batch)
-        assert len(batch) == 1 or padded <= batching.get("batch_seconds", padded)
+        assert len(batch) == 1 or padded <= batching.get("batch_length", padded)
 
 
 def test_utterances_that_cannot_be_divided_are_joined() -> None:
     durations = [3.0, 1.0, 1.0, 9.0, 9.0]
-    ranks = [list(DurationBatchSampler(durations, batch_size=1, ranks=Ranks(rank=rank, count=2))) for rank in (0, 1)]
+    ranks = [list(LengthBatchSampler(durations, batch_size=1, ranks=Ranks(rank=rank, count=2))) for rank in (0, 1)]
     assert [len(batches) for batches in ranks] == [2, 2]
     assert sorted(sorted(batch) for batches in ranks for batch in batches) == [[0], [1, 2], [3], [4]]
 
 
-@given(DURATIONS, BATCHING, OPTIONS, st.data())
+@given(LENGTHS, BATCHING, OPTIONS, st.data())
 def test_resume_at_any_position(durations: list[float], batching: dict, options: dict, data: st.DataObject) -> None:
-    sampler = DurationBatchSampler(durations, **batching, **options)
+    sampler = LengthBatchSampler(durations, **batching, **options)
     sampler.set_epoch(3)
     whole = list(sampler)
     position = data.draw(st.integers(0, len(whole)))
     before = list(islice(sampler, position))
     state = copy.deepcopy(sampler.state_dict())
     assert state["position"] == (position or len(whole))  # at 0 nothing was drawn since the epoch ended
-    resumed = DurationBatchSampler(durations, **batching, **options)
+    resumed = LengthBatchSampler(durations, **batching, **options)
     resumed.load_state_dict({**state, "position": position})
     resumed.set_epoch(3)
     assert before + list(resumed) == whole
@@ -79,10 +79,10 @@ def test_resume_at_any_position(durations: list[float], batching: dict, options:
 
 
 def test_restored_position_is_for_its_epoch_only() -> None:
-    sampler = DurationBatchSampler(np.linspace(1, 5, 50), batch_size=4)
+    sampler = LengthBatchSampler(np.linspace(1, 5, 50), batch_size=4)
     list(islice(sampler, 5))
     state = sampler.state_dict()
-    resumed = DurationBatchSampler(np.linspace(1, 5, 50), batch_size=4)
+    resumed = LengthBatchSampler(np.linspace(1, 5, 50), batch_size=4)
     resumed.load_state_dict(state)
     resumed.set_epoch(1)
     assert len(list(resumed)) == len(resumed) == 13
@@ -95,20 +95,20 @@ def test_restored_position_is_for_its_epoch_only() -> None:
         {"seed": 1},
         {"num_buckets": 3},
         {"ranks": Ranks(count=2)},
-        {"durations": np.linspace(1, 6, 50)},
+        {"lengths": np.linspace(1, 6, 50)},
     ],
     ids=lambda change: next(iter(change)),
 )
 def test_another_plan_is_refused(change: dict) -> None:
-    options = {"durations": np.linspace(1, 5, 50), "batch_size": 4}
-    state = DurationBatchSampler(**options).state_dict()
+    options = {"lengths": np.linspace(1, 5, 50), "batch_size": 4}
+    state = LengthBatchSampler(**options).state_dict()
     with pytest.raises(CheckpointError, match="cannot resume in mid-epoch"):
-        DurationBatchSampler(**{**options, **change}).load_state_dict(state)
+        LengthBatchSampler(**{**options, **change}).load_state_dict(state)
 
 
 def test_state_is_the_same_on_all_ranks() -> None:
     ranks = [
-        DurationBatchSampler(np.linspace(1, 5, 50), batch_size=4, ranks=Ranks(rank=rank, count=2)) for rank in (0, 1)
+        LengthBatchSampler(np.linspace(1, 5, 50), batch_size=4, ranks=Ranks(rank=rank, count=2)) for rank in (0, 1)
     ]
     for sampler in ranks:
         list(islice(sampler, 3))
@@ -117,7 +117,7 @@ def test_state_is_the_same_on_all_ranks() -> None:
 
 def test_epochs_differ_and_seeds_repeat() -> None:
     def order(seed: int, epoch: int) -> list:
-        sampler = DurationBatchSampler(np.linspace(1, 5, 200), batch_seconds=30, seed=seed)
+        sampler = LengthBatchSampler(np.linspace(1, 5, 200), batch_length=30, seed=seed)
         sampler.set_epoch(epoch)
         return list(sampler)
 
@@ -130,7 +130,7 @@ def test_epochs_differ_and_seeds_repeat() -> None:
 
 def test_unshuffled_is_longest_first() -> None:
     durations = np.random.default_rng(0).uniform(1, 9, 100)
-    sampler = DurationBatchSampler(durations, batch_size=8, shuffle=False)
+    sampler = LengthBatchSampler(durations, batch_size=8, shuffle=False)
     longest = [max(durations[index] for index in batch) for batch in sampler]
     assert longest == sorted(longest, reverse=True)
 
@@ -139,15 +139,15 @@ def test_unshuffled_is_longest_first() -> None:
     ("options", "message"),
     [
         pytest.param({}, "batch_seconds and batch_size exclude each other; give one", id="neither"),
-        pytest.param({"batch_size": 2, "batch_seconds": 3}, "set the other to null", id="both"),
+        pytest.param({"batch_size": 2, "batch_length": 3}, "set the other to null", id="both"),
         pytest.param({"batch_size": 0}, "batch_size is 0", id="zero"),
-        pytest.param({"batch_seconds": float("nan")}, "batch_seconds is nan", id="nan"),
+        pytest.param({"batch_length": float("nan")}, "batch_seconds is nan", id="nan"),
         pytest.param({"batch_size": 2, "num_buckets": 0}, "num_buckets is 0", id="no_buckets"),
     ],
 )
 def test_settings_that_cannot_be(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        DurationBatchSampler([1.0, 2.0, 3.0], **options)
+        LengthBatchSampler([1.0, 2.0, 3.0], **options)
 
 
 @pytest.mark.parametrize(
@@ -163,23 +163,23 @@ def test_ranks_that_cannot_be(numbers: dict, message: str) -> None:
 @pytest.mark.parametrize("size", [5, 7])
 def test_ranks_learn_from_what_one_would_with_a_larger_batch(size: int) -> None:
     durations = np.random.default_rng(0).uniform(1, 9, 101)
-    alone = list(DurationBatchSampler(durations, batch_size=3 * size))
-    ranks = [DurationBatchSampler(durations, batch_size=size, ranks=Ranks(rank=rank, count=3)) for rank in range(3)]
+    alone = list(LengthBatchSampler(durations, batch_size=3 * size))
+    ranks = [LengthBatchSampler(durations, batch_size=size, ranks=Ranks(rank=rank, count=3)) for rank in range(3)]
     assert [sorted(i for batch in step for i in batch) for step in zip(*ranks, strict=True)] == list(map(sorted, alone))
 
 
 MOVES = st.lists(st.tuples(st.integers(1, 4), st.integers(0, 6)), min_size=1, max_size=4)
 
 
-@given(DURATIONS.filter(lambda d: len(d) >= 4), BATCHING, OPTIONS, MOVES)
+@given(LENGTHS.filter(lambda d: len(d) >= 4), BATCHING, OPTIONS, MOVES)
 def test_ranks_may_come_and_go_in_mid_epoch(
     durations: list[float], batching: dict, options: dict, moves: list[tuple[int, int]]
 ) -> None:
     """Moves: how many ranks there are, and how many steps they take."""
 
-    def ranks(count: int) -> list[DurationBatchSampler]:
+    def ranks(count: int) -> list[LengthBatchSampler]:
         places = [Ranks(rank=rank, count=count, most=4) for rank in range(count)]
-        return [DurationBatchSampler(durations, **batching, **options, ranks=place) for place in places]
+        return [LengthBatchSampler(durations, **batching, **options, ranks=place) for place in places]
 
     planned = [batch.tolist() for batch in ranks(1)[0].plan(0)]
     state, drawn = ranks(1)[0].state_dict(), []
@@ -201,7 +201,7 @@ def test_ranks_may_come_and_go_in_mid_epoch(
 def test_shares_of_a_step_make_the_mean_of_its_utterances(accumulate: int) -> None:
     durations = np.random.default_rng(0).uniform(1, 9, 101)
     places = [Ranks(rank=rank, count=2, accumulate=accumulate) for rank in (0, 1)]
-    ranks = [DurationBatchSampler(durations, batch_size=4, ranks=place) for place in places]
+    ranks = [LengthBatchSampler(durations, batch_size=4, ranks=place) for place in places]
     steps: list[list] = []
     for number, batches in enumerate(zip(*ranks, strict=True)):
         steps += [[]] if number % accumulate == 0 else []
@@ -217,6 +217,6 @@ def test_shares_of_a_step_make_the_mean_of_its_utterances(accumulate: int) -> No
 @pytest.mark.parametrize("name", ["digits_connected", "so762"])
 def test_padding_of_real_speech(name: str, shared_data: Path) -> None:
     durations = Manifest.open(shared_data / name / "manifest.jsonl", "train").durations
-    for batching in ({"batch_size": 16}, {"batch_seconds": 64.0}):
-        assert DurationBatchSampler(durations, **batching).padding_ratio() < 0.08
-    assert DurationBatchSampler(durations, batch_size=16, num_buckets=1).padding_ratio() > 0.3
+    for batching in ({"batch_size": 16}, {"batch_length": 64.0}):
+        assert LengthBatchSampler(durations, **batching).padding_ratio() < 0.08
+    assert LengthBatchSampler(durations, batch_size=16, num_buckets=1).padding_ratio() > 0.3

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rayconvai.data.loader import StatefulLoader
-from rayconvai.data.sampler import DurationBatchSampler
+from rayconvai.data.sampler import LengthBatchSampler
 
 
 class Sounds(torch.utils.data.Dataset):
@@ -34,7 +34,7 @@ def test_resumed_from_any_checkpoint_equals_unstopped(
 ) -> None:
     def loader(_: Any) -> StatefulLoader:
         durations = np.linspace(1, 5, 17, dtype=np.float32)
-        sampler = DurationBatchSampler(durations, batch_seconds=12, num_buckets=3, shuffle=True, seed=3)
+        sampler = LengthBatchSampler(durations, batch_length=12, num_buckets=3, shuffle=True, seed=3)
         return StatefulLoader(Sounds(), batch_sampler=sampler, collate_fn=collate, num_workers=workers)
 
     monkeypatch.setattr(net_class, "train_dataloader", loader)
