@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class DataModule(LightningDataModule, ABC):
     """The train, dev and test data of one run.
 
-    A run calls, in this order: ``prepare`` (before any model exists), ``texts`` (to train a tokenizer), ``bind`` (with
-    the model that will read the batches), and then Lightning the three ``*_dataloader`` methods.
+    A run calls, in this order: ``prepare`` (before any model exists), ``assets``, ``texts`` (to train a tokenizer),
+    ``bind`` (with the model that will read the batches), and then Lightning the three ``*_dataloader`` methods.
     """
 
     most_ranks: int | None = None
@@ -29,6 +29,10 @@ class DataModule(LightningDataModule, ABC):
         Raises:
             DataError: a manifest, line, sound or text that cannot be used, with its file and line.
         """
+
+    def assets(self) -> dict[str, Any]:
+        """Return what a model of these data is built with besides its config: names of classes, say."""
+        return {}
 
     @abstractmethod
     def texts(self) -> Iterator[str]:

@@ -40,6 +40,8 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
 
     metric_names: ClassVar[tuple[str, ...]] = ("train_loss", "val_loss")
     """What the model logs; what begins with ``test_``, only when it is tested."""
+    usage: ClassVar[str] = ""
+    """How ``python -m rayconvai`` uses an artefact of it: ``transcribe {} FILE.wav``; empty: not at all."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,6 +84,10 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
     def ranking_names(cls) -> list[str]:
         """Return the metrics that a training logs: checkpoints and trials can be ranked by one of them."""
         return [name for name in cls.metric_names if not name.startswith("test_")]
+
+    def report(self) -> dict[str, Any]:
+        """Return what an artefact's card says of the last measurement besides the metrics: figures of each class."""
+        return {}
 
     def seen(self, batch: Any) -> Mapping[str, int | float | Tensor]:
         """Return how much a training batch holds, by unit (``audio_seconds``, ``tokens``), for the cost of a trial.

@@ -151,8 +151,10 @@ class PointChecker:
             if not isinstance(data, DataModule):
                 raise ConfigError(f"data._target_ is {type(data).__name__}, which is not a rayconvai DataModule")
             data.prepare()
-            tokenizer = None if config.tokenizer is None else build(config.tokenizer, texts=data.texts())
-            self._data[name] = (data, {} if tokenizer is None else {"tokenizer": tokenizer})
+            assets = data.assets()
+            if config.tokenizer is not None:
+                assets["tokenizer"] = build(config.tokenizer, texts=data.texts())
+            self._data[name] = (data, assets)
         return self._data[name]
 
     def _build_model(self, config: DictConfig, data: DataModule, assets: dict[str, Any]) -> Built | str:

@@ -71,8 +71,8 @@ class Promoted:
     """The best points, each with its trials that left a checkpoint."""
     remarks: list[str]
     """What was done to the weights, and what came of it."""
-    transcribes: bool
-    """The model makes text of speech."""
+    usage: str
+    """How the artefact is used from the command line, with ``{}`` for its path; empty: not at all."""
 
 
 def promote(directory: Path, state: SweepState, metric: MetricSpec, options: Options = Options()) -> Promoted:  # frozen
@@ -106,8 +106,7 @@ def promote(directory: Path, state: SweepState, metric: MetricSpec, options: Opt
     content = {**card(made.config, made.run_dir, made.model), "metrics": made.metrics, **made.weights, **told}
     made.model.save_to(artefact, content, extras=samples_of(made.model, split))
     publish(artefact)
-    transcribes = hasattr(made.model, "transcribe")
-    return Promoted(winner, artefact, made.metrics, split, found, made.remarks, transcribes)
+    return Promoted(winner, artefact, made.metrics, split, found, made.remarks, made.model.usage)
 
 
 @dataclass(frozen=True)

@@ -128,10 +128,9 @@ def _finish(state: SweepState, spec: SweepSpec, reason: str, console: Console) -
     shown = ", ".join(f"{name} {value:.4f}" for name, value in sorted(best.metrics.items()))
     console.print(f"best: {best.trial.name}, measured on {best.split}: {shown}", highlight=False, soft_wrap=True)
     console.print(f"artefact: {_shown(best.artefact)}", highlight=False, soft_wrap=True)
-    if best.transcribes:
-        console.print(
-            f"try: python -m rayconvai transcribe {_shown(best.artefact)} FILE.wav", highlight=False, soft_wrap=True
-        )
+    if best.usage:
+        shown = best.usage.format(_shown(best.artefact))
+        console.print(f"try: python -m rayconvai {shown}", highlight=False, soft_wrap=True)
     return 0
 
 

@@ -79,6 +79,7 @@ def card(config: DictConfig, run_dir: Path, model: Model) -> dict[str, Any]:
         "name": config.name,
         "model": type(model).__name__,
         "parameters": model.num_weights,
+        **model.report(),
         "data": provenance.pop("data"),
         "provenance": provenance,
     }

@@ -126,7 +126,7 @@ def build_parts(config: DictConfig) -> tuple[Model, DataModule]:
     if not isinstance(data, DataModule):
         raise ConfigError(f"data._target_ is {type(data).__name__}, which is not a rayconvai DataModule")
     data.prepare()
-    assets = {}
+    assets = data.assets()
     if config.tokenizer is not None:
         assets["tokenizer"] = build(config.tokenizer, texts=data.texts())
     model = build_model(config.model, **assets)

@@ -182,6 +182,40 @@ def test_ray_stays_in_its_rooms() -> None:
     assert users <= {f"train/{name}.py" for name in names}
 
 
+GENERAL = ("sweep", "experiment", "train", "analysis")
+"""Rooms that are the same for every collection."""
+OF_A_COLLECTION = {
+    *("asr", "nlp", "tts", "speech", "ctc", "transducer", "wer", "cer", "transcribe", "transcribes", "classify"),
+    *("synthesize", "text_classification", "token_classification", "intent_slot", "fastpitch", "hifigan"),
+}
+
+
+def test_general_rooms_have_no_branch_on_a_collection() -> None:
+    """Hooks and types say what differs: these rooms import no collection and ask for none, nor for a task, by name."""
+    wrong = []
+    for module in (module for module in modules() if module.room in GENERAL):
+        for line, source, name in module.imports():
+            if {*source.split(".")[:2], name} & COLLECTIONS:
+                wrong.append(f"{module.name}:{line} imports {source}")
+        for node in ast.walk(module.tree):
+            named = _asked(node)
+            if named & OF_A_COLLECTION:
+                wrong.append(f"{module.name}:{getattr(node, 'lineno', 0)} asks for {sorted(named & OF_A_COLLECTION)}")
+    assert wrong == []
+
+
+def _asked(node: ast.AST) -> set[str]:
+    """The words that a node compares with, looks up or calls: what a branch could hang on."""
+    if isinstance(node, (ast.Name, ast.Attribute)):
+        asked = [node.id if isinstance(node, ast.Name) else node.attr]
+    elif isinstance(node, (ast.Call, ast.Compare, ast.Subscript, ast.Dict, ast.Match)):
+        inner = node.args if isinstance(node, ast.Call) else list(ast.walk(node))
+        asked = [part.value for part in inner if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+    else:
+        return set()
+    return {word for text in asked for word in (text, text.rpartition(".")[2], text.removeprefix("val_"))}
+
+
 def test_only_the_import_guard_catches_import_errors() -> None:
     guards = [
         f"{module.name}:{node.lineno}"
@@ -272,6 +306,11 @@ def _names(node: ast.expr | None) -> set[str]:
         ),
         pytest.param("from rayconvai.tts import voices\n", "test_imports_run_downward", id="sideways"),
         pytest.param("from ..sweep import plan\n", "test_imports_run_downward", id="relative"),
+        pytest.param(
+            "def f(model) -> bool:\n    return hasattr(model, 'transcribe')\n",
+            "test_general_rooms_have_no_branch_on_a_collection",
+            id="branch",
+        ),
         pytest.param("import ray.tune\n", "test_ray_stays_in_its_rooms", id="ray"),
         pytest.param("def f(a, b, c, d, e, f, g, h, i) -> None: ...\n", "test_argument_counts", id="arguments"),
         pytest.param("def f(): ...\n", "test_every_function_says_what_it_returns", id="returns"),
@@ -286,7 +325,7 @@ def _names(node: ast.expr | None) -> set[str]:
     ],
 )
 def test_each_budget_sees_what_is_over_it(source: str, check: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = ROOT / "asr" / "planted.py"
+    path = ROOT / ("sweep" if "general_rooms" in check else "asr") / "planted.py"
     planted = (*modules(), Module(path, source, ast.parse(source)))
     monkeypatch.setitem(globals(), "modules", lambda: planted)
     held: Callable[[], None] = globals()[check]

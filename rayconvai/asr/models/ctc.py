@@ -45,6 +45,7 @@ class CTCModel(Model):
     """
 
     metric_names = ("train_loss", "val_loss", "val_wer", "val_cer", "test_loss", "test_wer", "test_cer")
+    usage = "transcribe {} FILE.wav"
 
     def __init__(
         self,
