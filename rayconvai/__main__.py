@@ -17,6 +17,8 @@ commands:
   promote     the best of it:     promote runs/asr [--top N] [--average K] [--retrain]
   replay      a trial anew:       replay runs/asr [t0003]
   transcribe  speech to text:     transcribe ARTEFACT FILE [FILE ...]
+  classify    the class of texts: classify ARTEFACT TEXT [TEXT ...]
+  tag         their spans:        tag ARTEFACT TEXT [TEXT ...]
 
 Errors are one line; --debug shows where they come from.
 """
@@ -28,6 +30,8 @@ COMMANDS = {
     "promote": "rayconvai.sweep.promote",
     "replay": "rayconvai.sweep.replay",
     "transcribe": "rayconvai.commands.transcribe",
+    "classify": "rayconvai.commands.classify",
+    "tag": "rayconvai.commands.tag",
 }
 """The others, each with its module, whose ``main`` takes the arguments and returns the exit status."""
 

@@ -3,6 +3,7 @@ address that fsspec knows."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rayconvai._optional import require
-from rayconvai.errors import RayconvaiError, StorageError
+from rayconvai.errors import ConfigError, RayconvaiError, StorageError
 
 T = TypeVar("T")
 _MOST_SECONDS = 15.0
@@ -29,6 +30,39 @@ def working_copy(place: str | Path) -> Path:
         return Path(place)
     scheme, _, path = str(place).partition("://")
     return cache_root() / "buckets" / scheme / path.strip("/")
+
+
+def pretrained(source: str) -> Path:
+    """Return the directory that a pretrained model lies in.
+
+    Args:
+        source: the directory; ``package:NAME/DIRECTORY``, one inside an installed Python package, of which nothing is
+            run; or the name of a model on the Hugging Face hub, which is fetched into its cache.
+
+    Raises:
+        ConfigError: there is no such directory, package or model, or the hub cannot be reached.
+    """
+    if not source.startswith("package:"):
+        here = Path(source).expanduser()
+        return here.absolute() if here.is_dir() else _from_hub(source)
+    package, _, inside = source.removeprefix("package:").partition("/")
+    found = importlib.util.find_spec(package) if package.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        raise ConfigError(f"{source}: the package {package!r} is not installed; install it, or give a directory")
+    place = Path(found.submodule_search_locations[0], inside)
+    if not place.is_dir():
+        raise ConfigError(f"{source}: the package has no directory {inside!r}; it lies in {place.parent}")
+    return place
+
+
+def _from_hub(name: str) -> Path:
+    hub = require("huggingface_hub", extra="nlp")
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+    except Exception as error:
+        raise ConfigError(
+            f"{name}: there is no such directory, and no such model on the Hugging Face hub: {words(error)[:160]}"
+        ) from error
 
 
 def is_address(place: str | Path) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+Positions = tuple[Tensor, Tensor]
+"""Cosines and signed sines, each (T, 1, 1, K)."""
 NEVER = -1e4
 """Attention score of a padded frame: the softmax of it is exactly 0, and a row of nothing else is not NaN."""
 
@@ -32,14 +34,14 @@ class Rotary(nn.Module):
         rates = base ** (-torch.arange(0, head_dim, 2) / head_dim)
         self.register_buffer("rates_K", rates, persistent=False)
 
-    def forward(self, frames: int) -> tuple[Tensor, Tensor]:
-        """Return cosines and signed sines, each (T, 1, 1, K), once for all layers."""
+    def forward(self, frames: int) -> Positions:
+        """Return the turns of the first so many positions, once for all layers."""
         angles = torch.outer(torch.arange(frames, device=self.rates_K.device, dtype=torch.float32), self.rates_K)
         cos, sin = angles.cos(), angles.sin()
         return torch.cat((cos, cos), -1)[:, None, None], torch.cat((-sin, sin), -1)[:, None, None]
 
 
-def rotate(x_BTCHK: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x_BTCHK: Tensor, table: Positions) -> Tensor:
     """Turn the channel pairs (k, k + K/2) of queries and keys, (B, T, 2, H, K)."""
     cos, sin = (part.to(x_BTCHK.dtype) for part in table)
     return torch.addcmul(x_BTCHK * cos, x_BTCHK.roll(x_BTCHK.shape[-1] // 2, -1), sin)

@@ -8,10 +8,13 @@ from rayconvai.errors import ArtefactError, nearest
 from rayconvai.tokenizers.base import TOKENIZER_FILE, Tokenizer, read_record
 from rayconvai.tokenizers.char import CharTokenizer
 from rayconvai.tokenizers.sentencepiece import SentencePieceTokenizer
+from rayconvai.tokenizers.subword import SubwordTokenizer
 
-__all__ = ["CharTokenizer", "SentencePieceTokenizer", "Tokenizer", "load_tokenizer"]
+__all__ = ["CharTokenizer", "SentencePieceTokenizer", "SubwordTokenizer", "Tokenizer", "load_tokenizer"]
 
-KINDS: dict[str, type[Tokenizer]] = {kind.kind: kind for kind in (CharTokenizer, SentencePieceTokenizer)}
+KINDS: dict[str, type[Tokenizer]] = {
+    kind.kind: kind for kind in (CharTokenizer, SentencePieceTokenizer, SubwordTokenizer)
+}
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:

@@ -41,6 +41,19 @@ class Tokenizer(ABC):
             DataError: the text has characters that this tokenizer cannot write.
         """
 
+    def encode_words(self, words: Sequence[str]) -> list[list[int]]:
+        """Return the numbers of each word, or text, by itself: what cannot be written is the unknown token.
+
+        Raises:
+            DataError: this kind has no unknown token, and a word cannot be written.
+        """
+        return [self.encode(word) for word in words]
+
+    @property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """The numbers that stand before and behind a text where the encoder was trained so: ``[CLS]``, ``[SEP]``."""
+        return [], []
+
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids``.

@@ -86,6 +86,9 @@ class SentencePieceTokenizer(Tokenizer):
             self._refuse_unknown(text)
         return ids
 
+    def encode_words(self, words: Sequence[str]) -> list[list[int]]:
+        return [self._processor.EncodeAsIds(word) for word in words]
+
     def decode(self, ids: Sequence[int]) -> str:
         self._check_ids(ids)
         text: str = self._processor.DecodeIds([int(i) for i in ids if i != self._unk_id])

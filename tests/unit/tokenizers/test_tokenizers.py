@@ -13,18 +13,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayconvai.errors import ArtefactError, ConfigError, DataError
-from rayconvai.tokenizers import CharTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
+from rayconvai.tokenizers import (
+    CharTokenizer,
+    SentencePieceTokenizer,
+    SubwordTokenizer,
+    Tokenizer,
+    load_tokenizer,
+)
 
 TEXTS = ["zero one two three four", "five six seven eight nine", "über größe"]
 KINDS = [
     pytest.param(CharTokenizer.train, id="char"),
     pytest.param(partial(SentencePieceTokenizer.train, vocab_size=25), id="unigram"),
     pytest.param(partial(SentencePieceTokenizer.train, vocab_size=40, model_type="bpe"), id="bpe"),
+    pytest.param(partial(SubwordTokenizer.train, vocab_size=100, lowercase=False), id="wordpiece"),
 ]
+BYTES = pytest.param(partial(SubwordTokenizer.train, algorithm="bpe", vocab_size=300, lowercase=False), id="bytes")
 Train = Callable[..., Tokenizer]
 
 
-@pytest.mark.parametrize("train", KINDS)
+@pytest.mark.parametrize("train", [*KINDS, BYTES])
 def test_round_trip_alone_pickled_and_saved(train: Train, tmp_path: Path) -> None:
     tokenizer = train(iter(TEXTS))
     tokenizer.save(tmp_path / "tokenizer")
@@ -50,6 +58,15 @@ def test_refusals(train: Train) -> None:
             tokenizer.decode([wrong])
     with pytest.raises(DataError, match="no text"):
         train([])
+
+
+@pytest.mark.parametrize("algorithm", ["wordpiece", "bpe"])
+def test_words_are_read_one_by_one_as_in_their_text(algorithm: str) -> None:
+    tokenizer = SubwordTokenizer.train(TEXTS, algorithm=algorithm, vocab_size=300)  # type: ignore[arg-type]
+    words = tokenizer.encode_words(["nine", "FIVE", "six"])
+    assert [number for word in words for number in word] == tokenizer.encode("nine five six")
+    assert tokenizer.encode_words(["!?"]) != [[]]
+    assert tokenizer.frame == ([], [])
 
 
 def test_char_is_sorted_or_as_given() -> None:
@@ -89,6 +106,11 @@ def test_char_writes_whatever_it_was_trained_on(texts: list[str]) -> None:
             id="too_small",
         ),
         pytest.param(
+            lambda: SubwordTokenizer.train(TEXTS, vocab_size=5),
+            r"vocab_size=5 is too small for these texts; smallest: \d+$",
+            id="wordpiece_too_small",
+        ),
+        pytest.param(
             lambda: SentencePieceTokenizer.train(TEXTS, model_type="word"),  # type: ignore[arg-type]
             "model_type is 'word'",
             id="model_type",
@@ -120,6 +142,7 @@ def test_largest_named_is_possible(model_type: str) -> None:
         pytest.param('{"type": "char"}', "at least one", id="no_vocab"),
         pytest.param('{"type": "char", "vocab": ["a", "a"]}', "each character once", id="vocab_twice"),
         pytest.param('{"type": "char", "vocab": [1]}', "not one character", id="vocab_of_numbers"),
+        pytest.param('{"type": "subword"}', r"subwords\.json: cannot read the tokenizer", id="no_subwords"),
         pytest.param('{"type": "sentencepiece"}', r"tokenizer\.model: cannot read", id="no_model"),
     ],
 )
