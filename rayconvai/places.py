@@ -16,7 +16,7 @@ from rayconvai.errors import ConfigError, RayconvaiError, StorageError
 T = TypeVar("T")
 _MOST_SECONDS = 15.0
 """How long it waits at most before it tries again to reach a bucket."""
-_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
+_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 
 
 def cache_root(cache_dir: str | Path | None = None) -> Path:

@@ -13,7 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayconvai.config.run import ResourcesConfig
 from rayconvai.errors import SweepError
-from rayconvai.train.cluster import check_room, nodes, ray_cluster, room
+from rayconvai.train.cluster import check_room, nodes, ray_cluster, reach, room
 
 
 @contextmanager
@@ -73,12 +73,14 @@ def check_nodes(resources: ResourcesConfig, part: tuple[str, bytes], settings: M
 def concurrency(resources: ResourcesConfig, most: int | None) -> int:
     """Return how many trials run at once: as many as the nodes hold, so that no trial's workers wait for another's.
 
+    Nodes that an autoscaler may add count: trials that wait for them are what makes it add them.
+
     Args:
         resources: of a trial.
         most: so many at most.
     """
     needs, workers = resources.of_a_worker(), resources.most
-    rooms = [room(node["Resources"], needs) for node in nodes()]
+    rooms = [room(node, needs) for node in reach(needs)[0]]
     if resources.placement == "STRICT_PACK":
         trials = sum(places // workers for places in rooms)
     elif resources.placement == "STRICT_SPREAD":
@@ -86,5 +88,5 @@ def concurrency(resources: ResourcesConfig, most: int | None) -> int:
         trials = next(n for n in range(sum(rooms) // workers, -1, -1) if sum(min(r, n) for r in rooms) >= n * workers)
     else:
         trials = sum(rooms) // workers
-    # None there yet: a cluster that grows.
+    # None: for elastic trials with fewer workers than the most there is room, else check_room would have said so.
     return max(1, trials if most is None else min(trials, most))

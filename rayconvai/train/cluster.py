@@ -16,6 +16,7 @@ from ray.util.placement_group import PlacementGroup, placement_group_table, remo
 from rayconvai.config.run import ResourcesConfig
 from rayconvai.errors import ClusterError, nearest
 from rayconvai.train.address import address, in_ray_job, is_local
+from rayconvai.train.autoscaler import HEAD, Autoscaler, find_autoscaler
 
 # Tune and Train are used for their engines alone: no output, loggers, snapshots or directories of their own.
 _ENVIRONMENT = {
@@ -108,6 +109,29 @@ def nodes() -> list[dict[str, Any]]:
     return [node for node in found if node["Alive"]]
 
 
+def reach(needs: Mapping[str, float]) -> tuple[list[dict[str, float]], Autoscaler | None]:
+    """Return the resources of each node that is there or, where an autoscaler adds nodes, that there may be at once.
+
+    Args:
+        needs: of a process. Where the autoscaler may not add all that it knows, it adds those that hold the most.
+
+    Raises:
+        ClusterError: there is an autoscaler, and what it may add cannot be read.
+    """
+    alive = nodes()
+    there = [node["Resources"] for node in alive]
+    heads = [node for node in alive if HEAD in node["Resources"]]
+    # Asking takes a process on the head. A trial is part of whatever cluster its driver has joined.
+    ours = is_local() and ray._private.worker.global_worker.mode != ray.WORKER_MODE
+    autoscaler = None if ours or not heads else find_autoscaler(heads[0]["NodeID"])
+    if autoscaler is None:
+        return there, None
+    to_come = sorted(autoscaler.nodes(), key=lambda node: room(node, needs), reverse=True)[: autoscaler.total]
+    # Nodes that are there are of its types, or else somebody has added them, who may have added more than it may.
+    grown = [*(node["Resources"] for node in heads), *to_come]
+    return max(grown, there, key=lambda some: sum(room(node, needs) for node in some)), autoscaler
+
+
 def room(node: Mapping[str, float], needs: Mapping[str, float]) -> int:
     """Count how many processes with these needs fit on a node with these resources."""
     return min(math.floor(node.get(kind, 0) / need + 1e-9) for kind, need in needs.items() if need)
@@ -132,14 +156,12 @@ def check_room(resources: ResourcesConfig) -> None:
     Raises:
         ClusterError: it cannot; with what it has, and the key to change.
     """
-    there = [node["Resources"] for node in nodes()]
     least, needs = resources.least, resources.of_a_worker()
+    there, autoscaler = reach(needs)
     rooms = [room(node, needs) for node in there]
-    if _may_grow():
-        return
     for kind, need in needs.items():
         if need and not any(room(node, {kind: need}) for node in there):
-            raise ClusterError(_lacking(resources, kind, there))
+            raise ClusterError(_lacking(resources, kind, there, autoscaler))
     held = {"STRICT_PACK": max(rooms, default=0), "STRICT_SPREAD": sum(map(bool, rooms))}.get(
         resources.placement, sum(rooms)
     )
@@ -148,6 +170,7 @@ def check_room(resources: ResourcesConfig) -> None:
     wanted = f"{least} workers" + ("" if isinstance(resources.workers, int) else " at least")
     each = ", ".join(f"{need:g} {kind}" for kind, need in needs.items() if need >= 0.01)
     has = f"{len(there)} node{'s' * (len(there) != 1)} with {_total(there, 'CPU')} CPUs and {_total(there, 'GPU')} GPUs"
+    has += ", with all that its autoscaler may add" if autoscaler else ""
     if sum(rooms) >= least:
         how = "one node" if resources.placement == "STRICT_PACK" else "a node each"
         raise ClusterError(
@@ -163,7 +186,9 @@ def check_room(resources: ResourcesConfig) -> None:
 _TYPE = "accelerator_type:"
 
 
-def _lacking(resources: ResourcesConfig, kind: str, there: list[dict[str, float]]) -> str:
+def _lacking(
+    resources: ResourcesConfig, kind: str, there: list[dict[str, float]], autoscaler: Autoscaler | None
+) -> str:
     """Say of what no node has enough for a worker."""
     most = max((node.get(kind, 0) for node in there), default=0)
     if kind.startswith(_TYPE):
@@ -173,16 +198,11 @@ def _lacking(resources: ResourcesConfig, kind: str, there: list[dict[str, float]
         return f"resources.accelerator_type is {wanted}, but the cluster has {has}{nearest(wanted, types)}"
     key = {"CPU": "resources.cpus", "GPU": "resources.gpus"}.get(kind, f"resources.custom.{kind}")
     need = resources.of_a_worker()[kind]
-    has = f"no node of the cluster has more than {most:g}" if most else "no node of the cluster has any"
-    return f"{key} is {need:g}, but {has}"
+    nodes_of = "no node of the cluster"
+    if autoscaler:
+        nodes_of += f", or of a type that its autoscaler may add ({', '.join(sorted(autoscaler.types)) or 'none'}),"
+    return f"{key} is {need:g}, but {nodes_of} has {f'more than {most:g}' if most else 'any'}"
 
 
 def _total(there: list[dict[str, float]], kind: str) -> str:
     return f"{sum(node.get(kind, 0) for node in there):g}"
-
-
-def _may_grow() -> bool:
-    """Tell whether somebody adds nodes to the cluster as they are asked for."""
-    from ray._private.state import state  # Train asks it too; there is no public way
-
-    return state.get_max_resources_from_cluster_config() is not None

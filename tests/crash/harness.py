@@ -161,11 +161,7 @@ class Session:
 
     def processes(self, title: str = "") -> list[int]:
         """The living processes of this command whose command line has this pattern."""
-        found = []
-        for path in Path("/proc").iterdir():
-            if path.name.isdigit() and _session_of(path) == self.process.pid and re.search(title, _title(path)):
-                found.append(int(path.name))
-        return found
+        return processes_of(self.process.pid, title)
 
     def trials(self) -> list[int]:
         """The processes that run trials."""
@@ -187,6 +183,12 @@ class Session:
             if self.process.poll() is None:
                 self.process.wait()
         self.process.wait()
+
+
+def processes_of(session: int, title: str = "") -> list[int]:
+    """The living processes of a session whose command line has this pattern."""
+    paths = [path for path in Path("/proc").iterdir() if path.name.isdigit()]
+    return [int(path.name) for path in paths if _session_of(path) == session and re.search(title, _title(path))]
 
 
 def kill(processes: list[int], number: int = signal.SIGKILL) -> bool:

@@ -11,6 +11,8 @@ from omegaconf import OmegaConf
 from rayconvai.config.compose import compose
 from rayconvai.config.run import ResourcesConfig
 from rayconvai.errors import ClusterError, ConfigError
+from rayconvai.sweep.cluster import concurrency
+from rayconvai.train.autoscaler import of_config
 from rayconvai.train.cluster import check_room
 from rayconvai.train.fit import make_trainer
 from rayconvai.train.runtime import Runtime
@@ -71,11 +73,60 @@ def test_a_config_that_cannot_be(overrides: list[str], words: str) -> None:
     ],
 )
 def test_room(monkeypatch: pytest.MonkeyPatch, nodes: list[Any], asked: dict[str, Any], words: str) -> None:
-    monkeypatch.setattr("rayconvai.train.cluster._may_grow", lambda: False)
     monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes])
     resources = ResourcesConfig(**{"workers": 2, **asked})
     if not words:
         check_room(resources)
+        return
+    with pytest.raises(ClusterError, match=re.escape(words)) as error:
+        check_room(resources)
+    assert "\n" not in str(error.value)
+
+
+HEAD = {"CPU": 0.0, "node:__internal_head__": 1.0}
+LAUNCHED = {
+    "head_node_type": "head",
+    "max_workers": 5,
+    "available_node_types": {
+        "head": {"resources": {"CPU": 0}, "max_workers": 0},
+        "cpu": {"resources": {"CPU": 8}, "max_workers": 4},
+        "gpu": {"resources": {"CPU": 8, "GPU": 2, "accelerator_type:A10G": 1}, "max_workers": 3},
+        "spare": {"resources": {"CPU": 64}},
+    },
+}
+"""The config of an autoscaler, as its head has it."""
+
+
+@pytest.mark.parametrize(
+    ("asked", "trials", "words"),
+    [
+        pytest.param({"gpus": 1}, 6, "", id="all_of_one_type"),
+        pytest.param({"gpus": 1, "accelerator_type": "A10G"}, 6, "", id="accelerator"),
+        pytest.param({"cpus": 32}, 10, "", id="no_more_nodes_than_all_types_may_have"),
+        pytest.param({"workers": 4, "gpus": 1}, 1, "", id="workers"),
+        pytest.param(
+            {"gpus": 4}, 0, "resources.gpus is 4, but no node of the cluster, or of a type that its", id="gpus"
+        ),
+        pytest.param({"custom": {"disk": 1.0}}, 0, "autoscaler may add (cpu, gpu, spare), has any", id="custom"),
+        pytest.param({"gpus": 1, "accelerator_type": "H100"}, 0, "the cluster has nodes with A10G", id="no_such_type"),
+        pytest.param(
+            {"workers": 7, "gpus": 1},
+            0,
+            "6 do (it has 6 nodes with 40 CPUs and 6 GPUs, with all that its",
+            id="workers_many",
+        ),
+    ],
+)
+def test_room_that_an_autoscaler_makes(
+    monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], trials: int, words: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    monkeypatch.setattr("rayconvai.train.cluster.find_autoscaler", lambda head: of_config(LAUNCHED))
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "NodeID": "0", "Resources": HEAD}])
+    resources = ResourcesConfig(**asked)
+    if not words:
+        check_room(resources)
+        assert concurrency(resources, None) == trials
         return
     with pytest.raises(ClusterError, match=re.escape(words)) as error:
         check_room(resources)
