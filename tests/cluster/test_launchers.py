@@ -83,7 +83,7 @@ def test_what_ray_asks_gcp_for_is_in_the_description_of_its_api(monkeypatch: pyt
     description = json.loads((cache / "compute.v1.json").read_text())
     http = HttpMockSequence([({"status": "200"}, "{}")])
     monkeypatch.setattr(GCPCompute, "get_new_authorized_http", lambda self, http: http)
-    compute = GCPCompute(build_from_document(description, http=http), "PROJECT", "us-central1-a", "rayconvai")
+    compute = GCPCompute(build_from_document(description, http=http), "speech-1234", "us-central1-a", "rayconvai")
     labels = {"ray-node-kind": "worker", "ray-node-name": "ray-rayconvai-worker"}
     compute.create_instance(prepared("gcp")["available_node_types"][name]["node_config"], labels, False)
     ((address, method, body, _),) = http.request_sequence
@@ -97,9 +97,11 @@ def strict(schemas: Any) -> Any:
         return [strict(part) for part in schemas]
     if not isinstance(schemas, dict):
         return schemas
-    found = {key: strict(part) for key, part in schemas.items() if key != "id"}
+    found = {key: strict(part) for key, part in schemas.items() if key not in ("id", "minimum", "maximum")}
     if isinstance(found.get("$ref"), str):
         return {"$ref": f"#/$defs/{found['$ref']}"}
+    if found.get("type") == "any":
+        return {}
     if found.get("format") in ("int64", "uint64"):  # texts, to JavaScript's credit; numbers are taken too
         found["type"] = ["string", "integer"]
     return found | ({"additionalProperties": False} if "properties" in found else {})

@@ -50,12 +50,13 @@ def test_ray_takes_it(command: str) -> None:
 def test_the_secret_is_made_and_read(tmp_path: Path) -> None:
     (make,) = started_with("(umask")
     environment = {"HOME": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    script = "\n".join([make, *started_with("set ", "export "), "env"])
+    script = "\n".join([make, *started_with("set ", "export "), "env", "echo RAYS=$(ray get-auth-token)"])
     shown = subprocess.run(
         ["bash", "-ec", script], env=environment | {"WANDB_API_KEY": "4567"}, capture_output=True, text=True, check=True
     )
     said = dict(line.split("=", 1) for line in shown.stdout.splitlines() if "=" in line)
     assert re.fullmatch("[0-9a-f]{64}", said["RAY_AUTH_TOKEN"])
+    assert said["RAYS"] == said["RAY_AUTH_TOKEN"]
     assert (said["RAY_AUTH_MODE"], said["WANDB_API_KEY"]) == ("token", "4567")
     assert stat.S_IMODE((tmp_path / ".rayconvai.env").stat().st_mode) == 0o600
 

@@ -178,7 +178,7 @@ def test_ray_stays_in_its_rooms() -> None:
         for _, source, _ in module.imports()
         if source.split(".")[0] == "ray" and module.room != "sweep"
     }
-    names = ("cluster", "launch", "lean", "line", "ray_facts", "strategies", "worker")
+    names = ("autoscaler", "cluster", "launch", "lean", "line", "ray_facts", "strategies", "worker")
     assert users <= {f"train/{name}.py" for name in names}
 
 
