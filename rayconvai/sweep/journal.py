@@ -17,8 +17,9 @@ warm      ``source`` (a sweep's directory), ``trial``, ``point``, ``values`` (me
 point     ``trial`` (number), ``group`` and ``repeat`` (number = group * repeats + repeat), ``point`` (space key ->
           value), ``overrides`` (the point as Hydra overrides), ``notes`` (the searcher's own)
 attempt   ``trial``, ``attempt`` (from 1): a process begins to work on the trial
-result    ``trial``, ``attempt``, ``epoch`` (from 1), ``metrics`` (name -> number or null), ``cost``. One per trial
-          and epoch: what an attempt repeats of an earlier one is left out.
+result    ``trial``, ``attempt``, ``epoch`` (from 1), ``metrics`` (name -> number or null), ``cost``; newer ones
+          have ``step`` (the last of the epoch, from 0) and, where it is not that of the trial's result before,
+          ``node`` (the host). One per trial and epoch: what an attempt repeats of an earlier one is left out.
 pause     ``trial``, ``epoch``, maybe ``cost``: it waits there for others
 release   ``trial``: it may go on
 exploit   ``trial``, ``epoch``, ``donor``, ``point``, ``overrides``: it goes on from the checkpoint that trial

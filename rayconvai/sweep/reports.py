@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -116,7 +117,8 @@ class Reports(Callback):
             self.reported = line["epoch"]
             ranked = {name: metrics[name] for name in self.metrics}
             cost = self.cost(trainer)
-            report = {"epoch": self.reported, **ranked, "metrics": metrics, "cost": cost}
+            where = {"step": line["step"], "node": socket.gethostname()}
+            report = {"epoch": self.reported, **ranked, "metrics": metrics, "cost": cost, **where}
             told = trainer.is_global_zero and not self.hand_over(report)
             self.told_to_stop = trainer.strategy.broadcast(told)
 

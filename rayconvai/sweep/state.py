@@ -107,6 +107,8 @@ class TrialRecord:
     """Before any exploit."""
     first_overrides: list[str] = field(default_factory=list)
     parameters: int | None = None
+    node: str = ""
+    """The host that it was last heard of from; older journals do not say."""
     last: dict[str, float | None] = field(default_factory=dict)
     """All metrics of the last epoch."""
     epochs: array[int] = field(default_factory=lambda: array("I"))
@@ -265,6 +267,7 @@ class SweepState:
 
     def _on_result(self, trial: TrialRecord, record: Mapping[str, Any]) -> None:
         trial.report(record["epoch"], record["metrics"])
+        trial.node = record.get("node", trial.node)
         # Format 1 had the attempt's seconds alone.
         trial.spending = record["cost"] if "cost" in record else {"wall": record["seconds"]}
 

@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
     if holder is None:
         state.nothing_runs()  # though a driver that was killed has not said so
     if not state.spec:
-        raise SweepError(f"{options.sweep} holds no sweep: it has no journal{_others(store)}")
+        raise SweepError(f"{options.sweep} holds no sweep: it has no journal{others(store)}")
     console = command_console()
     metric = state.metrics[0]
     console.print(Text(f"{options.sweep}: {state.spec.get('recipe', '')}, {metric.name} ({metric.mode})", "bold"))
@@ -64,7 +64,7 @@ def _driver(state: SweepState, holder: Holder | None) -> str:
     return f"nobody is at work; the driver ended at {last}: {_REASONS.get(state.closed, state.closed)}"
 
 
-def _others(store: Store) -> str:
+def others(store: Store) -> str:
     """Name the sweeps that may have been meant."""
     if not isinstance(store.place, Path):
         return ""
