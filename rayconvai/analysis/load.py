@@ -15,7 +15,7 @@ import yaml
 from rayconvai.analysis import history
 from rayconvai.errors import SweepError, nearest
 from rayconvai.experiment.layout import RunLayout
-from rayconvai.places import is_address, read
+from rayconvai.places import is_address, read, words
 from rayconvai.sweep.journal import load
 from rayconvai.sweep.spec import MetricSpec
 from rayconvai.sweep.state import Cost, SweepState, TrialRecord
@@ -23,8 +23,8 @@ from rayconvai.sweep.status import others
 from rayconvai.sweep.store import open_store
 
 if TYPE_CHECKING:
+    from rayconvai.analysis.samples import Samples
     from rayconvai.core.model import Model
-    from rayconvai.core.sample import Sample
 
 
 class Sweep:
@@ -253,20 +253,25 @@ class Sweep:
         model: Model = Model.restore_from(fetched(f"{self.place}/best"))
         return model
 
-    def samples(self, trial: str | None = None, n: int = 10) -> list[Sample]:
+    def samples(self, trial: str | None = None, n: int = 10) -> Samples:
         """Return what the best model, or a trial at its last validation, made of examples: the worst first, then the
-        best. Nothing where none were kept.
+        best. Nothing where none were kept. A notebook shows them as they can be read and heard.
 
         Raises:
-            SweepError: there is no such trial.
+            SweepError: there is no such trial, or what was kept is damaged.
         """
-        from rayconvai.experiment.mirror import fetched  # both bring torch
+        from rayconvai.analysis.samples import Samples  # all of these bring torch
+        from rayconvai.experiment.mirror import fetched
         from rayconvai.experiment.samples import read_samples
 
         where = "best" if trial is None else f"trials/{self.trial(trial).name}"
-        found = read_samples(fetched(f"{self.place}/{where}/samples"))
+        directory = fetched(f"{self.place}/{where}/samples")
+        try:
+            found = read_samples(directory)
+        except (OSError, ValueError, KeyError) as error:
+            raise SweepError(f"{directory}: the samples are damaged: {words(error)}") from error
         half = n // 2
-        return found if len(found) <= n else [*found[: n - half], *found[len(found) - half :]]
+        return Samples(found if len(found) <= n else [*found[: n - half], *found[len(found) - half :]])
 
     def _read(self, path: Path) -> bytes:
         return read(f"{self.place}/{path.as_posix()}")
