@@ -16,6 +16,7 @@ commands:
   status      how it stands:      status runs/asr [--trials]
   promote     the best of it:     promote runs/asr [--top N] [--average K] [--retrain]
   replay      a trial anew:       replay runs/asr [t0003]
+  doctor      will it work here?  doctor [--address HEAD:6379] [--storage s3://bucket/runs]
   transcribe  speech to text:     transcribe ARTEFACT FILE [FILE ...]
   classify    the class of texts: classify ARTEFACT TEXT [TEXT ...]
   tag         their spans:        tag ARTEFACT TEXT [TEXT ...]
@@ -29,6 +30,7 @@ COMMANDS = {
     "status": "rayconvai.sweep.status",
     "promote": "rayconvai.sweep.promote",
     "replay": "rayconvai.sweep.replay",
+    "doctor": "rayconvai.commands.doctor",
     "transcribe": "rayconvai.commands.transcribe",
     "classify": "rayconvai.commands.classify",
     "tag": "rayconvai.commands.tag",

@@ -24,6 +24,30 @@ def cache_root(cache_dir: str | Path | None = None) -> Path:
     return Path(cache_dir or os.environ.get("RAYCONVAI_CACHE") or "~/.cache/rayconvai").expanduser().absolute()
 
 
+def in_ray_job() -> bool:
+    """Tell whether this process was started by ``ray job submit``, whose directory is a temporary one."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def lasting_place(place: str) -> str:
+    """Return where runs are kept: in a job of Ray's, a relative path begins at $RAYCONVAI_STORAGE.
+
+    Raises:
+        StorageError: it is relative, this is a job, and the cluster has no $RAYCONVAI_STORAGE.
+    """
+    if is_address(place):
+        return place.rstrip("/")
+    path, root = Path(place).expanduser(), os.environ.get("RAYCONVAI_STORAGE", "")
+    if path.is_absolute() or not in_ray_job():
+        return str(path)
+    if not is_address(root) and not os.path.isabs(root):
+        raise StorageError(
+            f"{place!r} is relative, and a Ray job's working directory is temporary; give an absolute path that all "
+            "nodes see or a bucket, or set RAYCONVAI_STORAGE to one on the cluster"
+        )
+    return f"{root.rstrip('/')}/{path}"
+
+
 def working_copy(place: str | Path) -> Path:
     """Return the directory to work in: a path itself, for an address its place in the cache."""
     if not is_address(place):

@@ -47,7 +47,7 @@ from rayconvai.experiment.record import Best, MetricsRecord, RecordEpochs
 from rayconvai.experiment.resume import EpochMeans, ExactResume, choose_checkpoint
 from rayconvai.experiment.storage import remove_half_written, steps_taken
 from rayconvai.experiment.timing import GradientNorm, Speed, StepTiming
-from rayconvai.places import is_address, working_copy
+from rayconvai.places import is_address, lasting_place, working_copy
 
 __all__ = ["CheckpointParams", "ExpManagerConfig", "OptionError", "close", "exp_manager", "run_place"]
 
@@ -158,8 +158,8 @@ def _place(trainer: Trainer, config: ExpManagerConfig) -> str:
 def run_place(config: ExpManagerConfig) -> str:
     """Return the directory, or the address, that a run with these options takes, were it to begin now."""
     if config.explicit_log_dir is not None:
-        return _absolute(config.explicit_log_dir)
-    parent = f"{_absolute(config.exp_dir or 'runs')}/{config.name or 'default'}"
+        return _absolute("explicit_log_dir", config.explicit_log_dir)
+    parent = f"{_absolute('exp_dir', config.exp_dir or 'runs')}/{config.name or 'default'}"
     if config.version is not None:
         return f"{parent}/{config.version}"
     if config.resume_if_exists:
@@ -171,8 +171,12 @@ def run_place(config: ExpManagerConfig) -> str:
     return new(parent, lambda _: itertools.chain([now], (f"{now}_{number}" for number in itertools.count(1))))
 
 
-def _absolute(place: str) -> str:
-    return place.rstrip("/") if is_address(place) else os.path.abspath(place)
+def _absolute(key: str, place: str) -> str:
+    try:
+        place = lasting_place(place)
+    except StorageError as error:
+        raise ConfigError(f"exp_manager.{key}: {error}") from error
+    return place if is_address(place) else os.path.abspath(place)
 
 
 def _fetched(trainer: Trainer, address: str) -> Mirror:

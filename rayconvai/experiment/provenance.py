@@ -60,7 +60,7 @@ def collect(trainer: Trainer) -> dict[str, Any]:
         "environment": {name: value for name, value in sorted(os.environ.items()) if _changes_numbers(name)},
         "git": state(git_root(Path.cwd())),
         "rayconvai_git": state(git_root(Path(rayconvai.__file__).parent)),
-        "rayconvai_sha256": _sources_digest(),
+        "rayconvai_sha256": sources_digest(),
         "packages": _packages(),
     }
 
@@ -114,7 +114,7 @@ def _source_digest(file: Path) -> str | None:
 
 
 @functools.cache
-def _sources_digest() -> str:
+def sources_digest() -> str:
     """Return one checksum of the package's sources: what tells versions apart where there is no git."""
     root = Path(rayconvai.__file__).parent
     digest = hashlib.sha256()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rayconvai.errors import run_cli
+from rayconvai.places import in_ray_job
 from rayconvai.sweep.budget import is_finished
 from rayconvai.sweep.identity import check_identity, fork, identity
 from rayconvai.sweep.journal import read_journal
@@ -21,6 +22,8 @@ def main() -> int:
         file = fork(file)
         print(f"fork: {file.spec.place}")
     console = command_console()
+    if in_ray_job():  # where it is to be found from elsewhere
+        console.print(f"sweep: {file.spec.place}", highlight=False, soft_wrap=True)
     state = read_journal(file.spec.place)
     check_identity(state, file.spec, identity(file.spec))
     if not arguments.dry_run:

@@ -17,7 +17,7 @@ from rayconvai.experiment.mirror import Mirror, fetched, in_step, lasting, publi
 from rayconvai.experiment.provenance import command
 from rayconvai.experiment.storage import SUFFIX
 from rayconvai.experiment.takeover import take_over
-from rayconvai.places import is_address
+from rayconvai.places import in_ray_job, is_address
 from rayconvai.sweep.display import Display
 from rayconvai.sweep.driver import run_sweep
 from rayconvai.sweep.engine import Engine, recall
@@ -34,7 +34,6 @@ from rayconvai.sweep.spec import SweepFile, SweepSpec
 from rayconvai.sweep.state import ENDED, SweepState
 from rayconvai.sweep.trial import TrialSettings
 from rayconvai.sweep.warm import read_warmth
-from rayconvai.train.address import in_ray_job
 
 
 def check(file: SweepFile, state: SweepState, console: Console, *, show: bool) -> Plan:

@@ -14,9 +14,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from rayconvai.errors import SweepError, nearest
-from rayconvai.places import is_address, working_copy
-from rayconvai.train.address import in_ray_job
+from rayconvai.errors import StorageError, SweepError, nearest
+from rayconvai.places import is_address, lasting_place, working_copy
 
 Scalar = str | int | float | bool | None
 _COMMAND_LINE = "command line: "
@@ -159,9 +158,8 @@ class SweepSpec:
     @property
     def place(self) -> str:
         """The sweep's directory, or its address in a bucket."""
-        if is_address(self.storage):
-            return f"{self.storage.rstrip('/')}/{self.name}"
-        return str(Path(self.storage).expanduser().absolute() / self.name)
+        storage = lasting_place(self.storage)
+        return f"{storage}/{self.name}" if is_address(storage) else str(Path(storage).absolute() / self.name)
 
     @property
     def directory(self) -> Path:
@@ -449,11 +447,10 @@ def _check(file: SweepFile) -> None:
         if not 0 <= share <= high:
             raise SweepError(f"{file.at(key)}: {key} is {share:g}; it is a share between 0 and {high:g}")
     _check_belonging(file)
-    if in_ray_job() and not is_address(spec.storage) and not Path(spec.storage).expanduser().is_absolute():
-        raise SweepError(
-            f"{file.at('storage')}: storage {spec.storage!r} is relative, and a Ray job's working directory is "
-            "temporary; give an absolute path that all nodes see, or a bucket"
-        )
+    try:
+        lasting_place(spec.storage)
+    except StorageError as error:
+        raise SweepError(f"{file.at('storage')}: storage {error}") from error
 
 
 _OF_SCHEDULERS = {

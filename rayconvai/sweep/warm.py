@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from omegaconf import OmegaConf
 
 from rayconvai.errors import SweepError
-from rayconvai.places import is_address
+from rayconvai.places import lasting_place
 from rayconvai.sweep.domains import Point, Value
 from rayconvai.sweep.journal import read_journal
 from rayconvai.sweep.ranking import outcome
@@ -48,7 +47,7 @@ def read_warmth(source: str, spec: SweepSpec, space: Space) -> Warmth:
     Raises:
         SweepError: there is no sweep, or it was for other metrics.
     """
-    state = read_journal(source if is_address(source) else Path(source).expanduser())
+    state = read_journal(lasting_place(source))
     if not state.trials:
         raise SweepError(f"there is no sweep with trials in {source}")
     ours = [(metric.name, metric.mode) for metric in spec.metrics]

@@ -27,7 +27,7 @@ from rayconvai.config.check import complete, resources
 from rayconvai.config.compose import Composer, config_root
 from rayconvai.config.overrides import Split, parse, quote
 from rayconvai.errors import ConfigError, RayconvaiError, run_cli
-from rayconvai.places import is_address
+from rayconvai.places import is_address, lasting_place
 
 if TYPE_CHECKING:
     from rayconvai.train.rerun import RecordedRun
@@ -178,10 +178,11 @@ def _check_all(arguments: argparse.Namespace, composer: Composer, lines: Split, 
     points = Composer(composer.recipe, (), directories)
     configs = [points.compose(point) for point in _points((*lines.groups, *lines.values))]
     first = configs[0]
-    if is_address(first.exp_manager.exp_dir or ""):
+    place = lasting_place(first.exp_manager.exp_dir or "runs")
+    if is_address(place):
         raise ConfigError("-m keeps its runs in directories; for a bucket, make it a sweep: python -m rayconvai.sweep")
     now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    directory = Path(first.exp_manager.exp_dir or "runs") / first.name / f"multirun_{now}"
+    directory = Path(place) / first.name / f"multirun_{now}"
     return [f"hydra.sweep.dir={quote(str(directory))}", "hydra.sweep.subdir=${hydra.job.num}"]
 
 

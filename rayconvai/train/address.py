@@ -10,11 +10,6 @@ from rayconvai.errors import ClusterError, StorageError
 _KNOCK_SECONDS = 10
 
 
-def in_ray_job() -> bool:
-    """Tell whether this process was started by ``ray job submit``."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-
-
 def enter(working_dir: str | None, what: str) -> None:
     """Go where relative paths in configs begin; None: a job of Ray's is there already.
 

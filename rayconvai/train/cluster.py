@@ -9,13 +9,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import grpc
 import ray
+from ray._private.grpc_utils import init_grpc_channel
+from ray._private.services import canonicalize_bootstrap_address_or_die
+from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
+from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 from ray.exceptions import AuthenticationError, RayError
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from rayconvai.config.run import ResourcesConfig
 from rayconvai.errors import ClusterError, nearest
-from rayconvai.train.address import address, in_ray_job, is_local
+from rayconvai.places import in_ray_job
+from rayconvai.train.address import address, is_local
 from rayconvai.train.autoscaler import HEAD, Autoscaler, find_autoscaler
 
 # Tune and Train are used for their engines alone: no output, loggers, snapshots or directories of their own.
@@ -46,6 +52,7 @@ _LOCAL_ENVIRONMENT = {
     # Nobody takes this machine away with a notice; it would be a process more.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
+_ANSWER_SECONDS = 15.0
 _LOCAL_OBJECT_STORE = 128 * 2**20  # bytes; only settings and metrics pass through it
 
 
@@ -85,13 +92,36 @@ def _join() -> str:
             reason = " ".join(str(error).split()).partition(". ")[0]
             raise ClusterError(f"Ray does not start on this machine: {reason}; the same command tries again") from error
         return ""
+    _knock()
     try:
         return ray.init(runtime_env={"env_vars": _worker_environment()}, **quiet).dashboard_url or ""
-    except (ConnectionError, AuthenticationError, RuntimeError) as error:
+    except (ConnectionError, AuthenticationError, RuntimeError) as error:  # such as another version of Ray or Python
         reason = " ".join(str(error).split()).partition(". ")[0]
-        if not isinstance(error, RuntimeError):  # else another version of Ray or Python
-            reason += "; where it asks for a token: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         raise ClusterError(f"cannot join the Ray cluster at RAY_ADDRESS={address()}: {reason}") from error
+
+
+def _knock() -> None:
+    """Find out whether the head answers, and takes our token; ``ray.init`` would try for minutes, and not say why.
+
+    Raises:
+        ClusterError: it does not.
+    """
+    there = f"the Ray cluster at RAY_ADDRESS={address()}"
+    fix = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
+    try:
+        channel = init_grpc_channel(canonicalize_bootstrap_address_or_die(address()))
+        # There is no public way to ask that knows an end.
+        NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=_ANSWER_SECONDS)
+    except grpc.RpcError as error:
+        if error.code() is not grpc.StatusCode.UNAUTHENTICATED:
+            said = " ".join(str(error.details()).split())
+            raise ClusterError(f"{there} does not answer as a head does: {said[:200]}") from error
+        with_token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
+        raise ClusterError(f"{there} {'refuses the token' if with_token else 'asks for a token'}; {fix}") from error
+    except ConnectionError as error:  # none, or several, for `auto`
+        raise ClusterError(f"RAY_ADDRESS={address()}: {str(error).partition('. ')[0]}; name HEAD:PORT") from error
+    except (AuthenticationError, RuntimeError) as error:
+        raise ClusterError(f"{there} cannot be asked: {' '.join(str(error).split())[:200]}; {fix}") from error
 
 
 def _worker_environment() -> dict[str, str]:

@@ -25,7 +25,6 @@ from rayconvai.config.check import resources
 from rayconvai.errors import (
     LESS_MEMORY,
     ClusterError,
-    ConfigError,
     InfeasibleError,
     RayconvaiError,
     WorkerError,
@@ -38,8 +37,8 @@ from rayconvai.experiment.mirror import fetched
 from rayconvai.experiment.options import options
 from rayconvai.experiment.provenance import command
 from rayconvai.experiment.resume import choose_checkpoint
-from rayconvai.places import is_address
-from rayconvai.train.address import check_address, in_ray_job
+from rayconvai.places import in_ray_job
+from rayconvai.train.address import check_address
 from rayconvai.train.cluster import check_room, groups_of_job, ray_cluster, remove_groups
 from rayconvai.train.finish import Outcome
 from rayconvai.train.fit import check_same_run
@@ -61,12 +60,8 @@ def train_with_workers(config: DictConfig, runtime: Runtime) -> Outcome:
         ClusterError: it cannot be joined; and as ``launch`` does.
     """
     section, run_dir = options(config.exp_manager), runtime.run_dir
-    if in_ray_job() and run_dir is None and not _is_absolute(section.explicit_log_dir or section.exp_dir or ""):
-        raise ConfigError(
-            "exp_manager.exp_dir must be a path that all nodes share: in a job, a relative one goes with its files"
-        )
-    check_address()
     place = str(run_dir) if run_dir is not None else run_place(section)
+    check_address()
     if run_dir is None and section.resume_if_exists:
         layout = RunLayout(fetched(place))
         directory = Path(section.checkpoint_callback_params.dirpath or layout.checkpoints)
@@ -81,10 +76,6 @@ def train_with_workers(config: DictConfig, runtime: Runtime) -> Outcome:
     )
     with ray_cluster():
         return launch(job, say=partial(print, flush=True))
-
-
-def _is_absolute(path: str) -> bool:
-    return is_address(path) or os.path.isabs(path)
 
 
 def launch(

@@ -135,3 +135,6 @@ def test_a_ray_job_needs_storage_that_stays(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(SweepError, match="storage 'runs' is relative, and a Ray job's working directory is temporary"):
         load_spec(path, ["storage=runs"])
     assert load_spec(path, ["storage=/data/runs"]).spec.directory.is_absolute()
+    monkeypatch.setenv("RAYCONVAI_STORAGE", "s3://bucket/all/")
+    spec = load_spec(path, ["storage=runs"]).spec
+    assert spec.place == f"s3://bucket/all/runs/{spec.name}"
