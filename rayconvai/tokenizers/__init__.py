@@ -8,12 +8,20 @@ from rayconvai.errors import ArtefactError, nearest
 from rayconvai.tokenizers.base import TOKENIZER_FILE, Tokenizer, read_record
 from rayconvai.tokenizers.char import CharTokenizer
 from rayconvai.tokenizers.sentencepiece import SentencePieceTokenizer
+from rayconvai.tokenizers.speech import SpeechTokenizer
 from rayconvai.tokenizers.subword import SubwordTokenizer
 
-__all__ = ["CharTokenizer", "SentencePieceTokenizer", "SubwordTokenizer", "Tokenizer", "load_tokenizer"]
+__all__ = [
+    "CharTokenizer",
+    "SentencePieceTokenizer",
+    "SpeechTokenizer",
+    "SubwordTokenizer",
+    "Tokenizer",
+    "load_tokenizer",
+]
 
 KINDS: dict[str, type[Tokenizer]] = {
-    kind.kind: kind for kind in (CharTokenizer, SentencePieceTokenizer, SubwordTokenizer)
+    kind.kind: kind for kind in (CharTokenizer, SentencePieceTokenizer, SpeechTokenizer, SubwordTokenizer)
 }
 
 
