@@ -20,6 +20,7 @@ commands:
   transcribe  speech to text:     transcribe ARTEFACT FILE [FILE ...]
   classify    the class of texts: classify ARTEFACT TEXT [TEXT ...]
   tag         their spans:        tag ARTEFACT TEXT [TEXT ...]
+  synthesize  text to speech:     synthesize ARTEFACT "TEXT" -o out.wav [--vocoder ARTEFACT]
 
 Errors are one line; --debug shows where they come from.
 """
@@ -34,6 +35,7 @@ COMMANDS = {
     "transcribe": "rayconvai.commands.transcribe",
     "classify": "rayconvai.commands.classify",
     "tag": "rayconvai.commands.tag",
+    "synthesize": "rayconvai.commands.synthesize",
 }
 """The others, each with its module, whose ``main`` takes the arguments and returns the exit status."""
 

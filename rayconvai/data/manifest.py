@@ -192,17 +192,24 @@ def text_problems(manifest: Manifest, tokenizer: Speller | None) -> dict[int, st
 
 def _sound_problems(manifest: Manifest, decode: Literal["auto", "all", "none"]) -> dict[int, str]:
     every = {"all": 1, "none": 0}.get(decode, 1 if manifest.hours <= DECODE_HOURS else -(-len(manifest) // _SAMPLE))
-    places = hashlib.sha256(f"{manifest.fingerprint()['sha256']} {manifest.path.parent} {every}".encode())
-    for row in manifest:
-        try:
-            stat = os.stat(row.audio_filepath)
-            places.update(b"%d %d " % (stat.st_size, stat.st_mtime_ns))
-        except (OSError, ValueError):
-            places.update(b"missing ")
+    place = sounds_digest(manifest, str(every))
 
     def problem(index: int) -> str | None:
         row, has_offset = manifest[index], manifest.has_offset(index)
         offset = row.offset if has_offset else None
         return sound_problem(row.audio_filepath, row.duration, offset, decode=every > 0 and index % every == 0)
 
-    return remembered(places.hexdigest(), lambda: scan(len(manifest), problem, "checking sound files"))
+    return remembered(place, lambda: scan(len(manifest), problem, "checking sound files"))
+
+
+def sounds_digest(manifest: Manifest, settings: str) -> str:
+    """Return a hash of a manifest, its place, its sound files' sizes and times, and of settings: what is found out with
+    these about the sounds stays true until it changes."""
+    places = hashlib.sha256(f"{manifest.fingerprint()['sha256']} {manifest.path.parent} {settings}".encode())
+    for row in manifest:
+        try:
+            stat = os.stat(row.audio_filepath)
+            places.update(b"%d %d " % (stat.st_size, stat.st_mtime_ns))
+        except (OSError, ValueError):
+            places.update(b"missing ")
+    return places.hexdigest()

@@ -7,7 +7,7 @@ import json
 import random
 import wave
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
@@ -43,6 +43,8 @@ from a training variant in little but their name.
 """
 RATES = tuple(range(125, 166, 5))
 PITCHES = tuple(range(35, 66, 5))
+RATE, PITCH = 145, 50
+"""Of a single voice."""
 MARGIN = SAMPLE_RATE // 10
 SILENCE = 200
 """Below this a sample at either end is not speech."""
@@ -73,13 +75,19 @@ class SyntheticCorpus:
         seed: which utterances.
         size: how many: eight tenths for training, a tenth each for dev and test.
         cache_dir: where to keep it; else $RAYCONVAI_CACHE, else ~/.cache/rayconvai.
+        voice: one voice for all, at one rate and pitch, to learn to speak from: eSpeak's name, as ``en-us+f4``.
 
     Raises:
         ConfigError: ``kind`` is unknown, ``size`` is below 10 or beyond the grammar.
     """
 
     def __init__(
-        self, kind: Kind = "all", seed: int = 0, size: int = 1000, cache_dir: str | Path | None = None
+        self,
+        kind: Kind = "all",
+        seed: int = 0,
+        size: int = 1000,
+        cache_dir: str | Path | None = None,
+        voice: str | None = None,
     ) -> None:
         if kind not in get_args(Kind):
             raise ConfigError(
@@ -88,13 +96,13 @@ class SyntheticCorpus:
         if size < 10:
             raise ConfigError(f"data.corpus.size is {size}; it takes at least 10 to have a dev and a test set")
         self.kind, self.seed, self.size = kind, seed, size
-        self.cache_dir = cache_dir
+        self.cache_dir, self.voice = cache_dir, voice
 
     @property
     def directory(self) -> Path:
         """Where the corpus is, or will be."""
         name = f"{self.kind}-{self.size}-seed{self.seed}-v{VERSION}-espeakng_loader{wheel_version()}"
-        return cache_root(self.cache_dir) / "synthetic" / name
+        return cache_root(self.cache_dir) / "synthetic" / (f"{name}-{self.voice}" if self.voice else name)
 
     def prepare(self) -> Splits[Manifest]:
         self.fingerprint()
@@ -126,6 +134,7 @@ class SyntheticCorpus:
         return {
             "corpus": "synthetic",
             "kind": self.kind,
+            "voice": self.voice,
             "seed": self.seed,
             "size": self.size,
             "version": VERSION,
@@ -150,7 +159,7 @@ class SyntheticCorpus:
         for i, text in enumerate(texts(self.kind, split, self.seed)):
             # in turn, and shifted by one each round: else `all` would have half the voices say digits only
             variant = variants[(i + i // len(variants)) % len(variants)]
-            yield _Line(
+            line = _Line(
                 name=f"audio/{split}-{i:05d}.wav",
                 text=text,
                 accent=pick(rng, ACCENTS),
@@ -159,10 +168,15 @@ class SyntheticCorpus:
                 pitch=pick(rng, PITCHES),
                 noise=int(rng.random() * 2**32),
             )
+            if self.voice is None:
+                yield line
+            else:
+                accent, _, variant = self.voice.partition("+")
+                yield replace(line, accent=accent, variant=variant, rate=RATE, pitch=PITCH)
 
 
 def _speak(synthesizer: Synthesizer, line: _Line) -> Samples:
-    voice = f"{line.accent}+{line.variant}"
+    voice = f"{line.accent}+{line.variant}".rstrip("+")
     samples = _trim(synthesizer.speak(line.text, voice, rate=line.rate, pitch=line.pitch))
     return _add_noise(samples, random.Random(line.noise))
 
@@ -195,6 +209,6 @@ def _row(line: _Line, samples: int) -> str:
         "audio_filepath": line.name,
         "duration": round(samples / SAMPLE_RATE, 4),
         "text": line.text,
-        "speaker": f"{line.accent}+{line.variant}",
+        "speaker": f"{line.accent}+{line.variant}".rstrip("+"),
     }
     return json.dumps(row) + "\n"

@@ -113,8 +113,22 @@ class SpeechTokenizer(Tokenizer):
             alphabet = "abcdefghijklmnopqrstuvwxyz'" if is_english else "'"
             letters = "".join(sorted({c for text in texts for c in text.lower() if c.isalpha()} | set(alphabet)))
         made = cls(notation=notation, language=language, normalize=normalize, lexicon=known | own, letters=letters)
-        made.spoken("1")  # a missing package is found at once
+        made.check()
         return made
+
+    def check(self) -> None:
+        """Check that all is there that texts will need.
+
+        Raises:
+            ConfigError: a package is missing, or does not know the language.
+        """
+        if self.notation != "characters":
+            ipa("a", self.language)
+        if self.normalize:
+            known = require("kitten_text_processing", extra="tts").SUPPORTED_LANGUAGES
+            if self.language.partition("-")[0] not in known:
+                fix = f"set tokenizer.normalize=false, or use {', '.join(sorted(known))}"
+                raise ConfigError(f"tokenizer.language is {self.language!r}, which cannot be normalised; {fix}")
 
     @property
     def vocab(self) -> list[str]:
