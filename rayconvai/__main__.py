@@ -14,6 +14,7 @@ commands:
   train       train one model:    train --config-name asr/conformer_ctc [KEY=VALUE ...]
   sweep       train many:         sweep sweeps/asr.yaml [KEY=VALUE ...] [--dry-run]
   status      how it stands:      status runs/asr [--trials]
+  report      its story, HTML:    report runs/asr [-o FILE] [--serve]
   promote     the best of it:     promote runs/asr [--top N] [--average K] [--retrain]
   replay      a trial anew:       replay runs/asr [t0003]
   doctor      will it work here?  doctor [--address HEAD:6379] [--storage s3://bucket/runs]
@@ -29,6 +30,7 @@ MODULES = ("train", "sweep")
 """Commands that are modules with a command line of their own."""
 COMMANDS = {
     "status": "rayconvai.sweep.status",
+    "report": "rayconvai.analysis.report",
     "promote": "rayconvai.sweep.promote",
     "replay": "rayconvai.sweep.replay",
     "doctor": "rayconvai.commands.doctor",

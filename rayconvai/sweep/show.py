@@ -128,7 +128,7 @@ def _table(trials: Iterable[TrialRecord], left: tuple[str, ...], right: tuple[st
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in (*left, *right):
         table.add_column(name, justify="left" if name in left else "right", no_wrap=True)
-    for key in _short_names(keys):
+    for key in short_names(keys):
         table.add_column(key, overflow="fold")
     return table, keys
 
@@ -226,7 +226,7 @@ def _hours(seconds: float) -> str:
     return f"{hours:.3g}" if hours < 100 else f"{hours:,.0f}"
 
 
-def _short_names(keys: list[str]) -> list[str]:
+def short_names(keys: list[str]) -> list[str]:
     """Shorten dotted keys to as many last parts as keep them apart."""
     parts = [key.split(".") for key in keys]
     ends = Counter(".".join(split[-size:]) for split in parts for size in range(1, len(split) + 1))

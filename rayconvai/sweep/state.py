@@ -209,6 +209,8 @@ class SweepState:
     live: dict[int, TrialRecord] = field(default_factory=dict)
     """Those that have not ended."""
     warm: list[WarmPoint] = field(default_factory=list)
+    command: list[str] = field(default_factory=list)
+    """Of its last driver."""
     closed: str = ""
     """Why the last driver went; empty if it was killed or is still there."""
     seconds: float = 0.0
@@ -234,6 +236,7 @@ class SweepState:
 
     def _on_sweep(self, record: Mapping[str, Any]) -> None:
         self.identity, self.spec, self.closed = record["identity"], record["spec"], ""
+        self.command = record.get("command", [])
         self.nothing_runs()
 
     def _on_close(self, record: Mapping[str, Any]) -> None:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 from ray.cluster_utils import Cluster
 from sweep_cli import epochs_written, run, started, wait_for
 
+from rayconvai.analysis.report import write_report
 from rayconvai.sweep.journal import iter_records, read_journal
 from rayconvai.sweep.state import SweepState
 
 pytestmark = pytest.mark.slow
+NOTEBOOK = Path(__file__).parents[2] / "sweeps" / "analysis.ipynb"
 
 
 def nodes_used(directory: Path) -> set[str]:
@@ -97,6 +102,24 @@ def test_each_trial_ends_as_it_must(finished: tuple[Path, str, SweepState]) -> N
     written = epochs_written(directory)
     assert len(written) == len(set(written))
     assert state.closed == "done"
+
+
+def test_the_notebook_and_the_report_tell_its_story(
+    finished: tuple[Path, str, SweepState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = finished[0] / "demo"
+    monkeypatch.setenv("SWEEP", str(sweep))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(NOTEBOOK.parents[1]), str(Path(__file__).parent)]))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    assert [cell.id for cell in notebook.cells if cell.get("outputs") or cell.get("execution_count")] == []
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    said = "\n".join(json.dumps(cell.outputs) for cell in notebook.cells if cell.cell_type == "code")
+    assert "ZeroDivisionError: a bug" in said
+    assert "test_loss" in said
+    assert "TinyModel" in said
+    report = Path(write_report(sweep, finished[0] / "report.html")).read_text(encoding="utf-8")
+    assert "the best of 10 trials" in report
+    assert "ZeroDivisionError: a bug" in report
 
 
 def test_what_it_leaves_behind(finished: tuple[Path, str, SweepState]) -> None:

@@ -1,0 +1,147 @@
+"""A report's HTML: its sections from the templates in ``page/``, and the whole page with style, script and plotly.
+
+Whatever comes from data is escaped: by the templates as text, in figures as JSON that holds no ``<``. Besides, the
+page's policy lets no script run but its own two.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from rayconvai import __version__
+from rayconvai._optional import require
+from rayconvai.analysis import account, story
+from rayconvai.analysis.advice import next_steps
+from rayconvai.analysis.load import Sweep
+from rayconvai.analysis.plots import ALL
+from rayconvai.analysis.samples import to_html
+from rayconvai.analysis.table import trial_rows
+from rayconvai.sweep.store import open_store
+
+_PAGE = Path(__file__).with_name("page")
+_SAMPLES = 6
+_HEIGHT = 420
+_WIDE = ("learning_curves", "parallel", "slices", "contours", "timeline", "lineage")
+"""Figures that take the whole width."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page that is refreshed as one."""
+
+    id: str
+    title: str
+    """In the navigation; empty: it is not there."""
+    html: Markup
+
+    @property
+    def version(self) -> str:
+        """Tells whether it has changed."""
+        return hashlib.sha256(self.html.encode()).hexdigest()[:16]
+
+
+def sections(sweep: Sweep) -> list[Section]:
+    """Tell the sweep's story; the sections and their order are the same for every sweep."""
+    holder = open_store(sweep.place).holder()
+    if holder is None:
+        sweep.state.nothing_runs()  # though a driver that was killed has not said so
+    told = story.Told(sweep, holder)
+    return [
+        _section("summary", "Summary", story.summary(told)),
+        _section("asked", "Question", story.asked(told)),
+        _section("sure", "Certainty", story.sure(told)),
+        _section("failures", "Failures", story.failures(told)),
+        _section("trials", "Trials", trial_rows(told.state)),
+        *_figures(sweep),
+        _section("samples", "Samples", _samples(told)),
+        _section("cost", "Cost", account.cost(told)),
+        _section("provenance", "Provenance", account.provenance(told)),
+        _section("next", "Next", {"steps": next_steps(told)}),
+    ]
+
+
+def whole_page(name: str, parts: list[Section], live: int = 0) -> str:
+    """Return the report as one HTML document.
+
+    Args:
+        name: the sweep's.
+        parts: what it is made of.
+        live: milliseconds from one refresh to the next, where it is served; 0: it stays as it is.
+
+    Raises:
+        ConfigError: plotly is not installed.
+    """
+    scripts = [Markup(text) for text in (_plotly(), _file("report.js"))]
+    content = {"name": name, "sections": parts, "version": __version__, "made": now(), "live": live}
+    page = {"style": Markup(_file("style.css")), "scripts": scripts, "policy": _policy(scripts, live)}
+    return _template("report").render(content | page)
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _section(name: str, title: str, content: dict[str, Any]) -> Section:
+    return Section(name, title, Markup(_template(name).render(content)))
+
+
+def _figures(sweep: Sweep) -> Iterator[Section]:
+    to_json = require("plotly.io.json", extra="analysis").to_json_plotly
+    for place, (name, (title, draw)) in enumerate(ALL.items()):
+        figure = draw(sweep).to_plotly_json()
+        figure["layout"].pop("template", None)  # the page has its own, in its colours
+        data = Markup(to_json(figure).replace("<", "\\u003c"))
+        height = figure["layout"].get("height") or _HEIGHT
+        content = {"title": title, "data": data, "height": height, "wide": name in _WIDE}
+        yield Section(f"plot-{name}", "Plots" if place == 0 else "", Markup(_template("figure").render(content)))
+
+
+def _samples(told: story.Told) -> dict[str, Any]:
+    found = told.sweep.samples(n=_SAMPLES)
+    if not found:
+        return {"samples": "", "about": "The sweep has kept no samples: it has not been measured on test yet."}
+    about = f"What the best model made of {len(found)} examples; where there is a score, less is better."
+    return {"samples": Markup(to_html(found)), "about": about}
+
+
+def _policy(scripts: list[Markup], live: int) -> str:
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    rules = [
+        "default-src 'none'",
+        f"script-src 'unsafe-eval' {allowed}",  # plotly compiles the shaders of its parallel coordinates
+        "style-src 'unsafe-inline'",
+        "img-src data: blob:",
+        "media-src data:",
+        "connect-src 'self'" if live else "connect-src 'none'",
+    ]
+    return "; ".join(rules)
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(loader=FileSystemLoader(_PAGE), autoescape=True, undefined=StrictUndefined)
+
+
+def _template(name: str) -> Any:
+    return _environment().get_template(f"{name}.html")
+
+
+def _file(name: str) -> str:
+    return (_PAGE / name).read_text(encoding="utf-8")
+
+
+@cache
+def _plotly() -> str:
+    text: str = require("plotly.offline", extra="analysis").get_plotlyjs()
+    return text
