@@ -104,6 +104,17 @@ def test_it_filters(browser: Browser, page: str) -> None:
     assert set(column(browser, "state")) == {"failed"}
 
 
+def test_it_plays(browser: Browser, page: str) -> None:
+    browser.open(page)
+    audio = "const audio = document.querySelector('#samples audio');"
+    browser.do(audio + "audio.preload = 'auto'; audio.load()")
+    browser.wait_for(lambda: browser.do(audio + "return audio.readyState >= 2"))
+    assert browser.do(audio + "return audio.duration") == pytest.approx(1.5, abs=0.1)
+    assert browser.do(audio + "return audio.play().then(() => true)")
+    browser.wait_for(lambda: browser.do(audio + "return audio.currentTime > 0.2 || audio.ended"))
+    assert browser.complaints() == []
+
+
 def test_the_theme_can_be_chosen(browser: Browser, page: str) -> None:
     browser.look(1366, 844, "light")
     browser.open(page)

@@ -213,5 +213,5 @@ def test_what_data_says_is_text(tmp_path: Path) -> None:
     assert [attributes for tag, attributes in page.tags if tag == "img" and attributes.get("src") == "x"] == []
     assert [attributes for _, attributes in page.tags if "onerror" in attributes] == []
     assert sum(tag == "script" and not attributes for tag, attributes in page.tags) == 2
-    for section in ("summary", "asked", "failures", "trials"):
+    for section in ("summary", "asked", "failures", "trials", "samples"):
         assert HOSTILE in page.said[section], section

@@ -10,6 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from rayconvai.experiment.samples import write_samples
+
+from rayconvai.core.sample import Marked, Matrix, Sample, Sound, Text
+
 EPOCHS = 12
 HOSTILE = "</script><script>hacked = 1</script><img src=x onerror='hacked = 1'>"
 SPEC: dict[str, Any] = {
@@ -92,6 +97,25 @@ class Written:
         told = {"metrics": metrics or {"test_wer": 0.1234}, "measured_on": "test", "data": data}
         (best / "card.json").write_text(json.dumps({**told, "sweep": {"trial": f"t{trial:04d}"}}))
 
+    def sampled(self, text: str) -> None:
+        """Write what the best would have made of two examples, of which one can be heard."""
+        tone = 0.3 * np.sin(np.arange(12_000) * 2 * np.pi * 440 / 8000)
+        pieces = (("", "the"), ("sub", text), ("del", "fox"))
+        samples = [
+            Sample(
+                f"test.jsonl:{line}",
+                0.25 * line,
+                {
+                    "reference": Text(text),
+                    "hypothesis": Marked(pieces),
+                    "audio": Sound(signal=tone, sample_rate=8000),
+                    "alignment": Matrix(np.eye(12), "text", "frames"),
+                },
+            )
+            for line in (1, 2)
+        ]
+        write_samples(self.directory / "best" / "samples", "test", samples)
+
 
 def points(count: int, seed: int = 0) -> Iterator[tuple[dict[str, Any], list[float]]]:
     """Draw points, and how their word error rates fall: better with more layers, best at a rate of 2e-3."""
@@ -122,6 +146,7 @@ def write_sweep(directory: Path, count: int = 200, **spec: Any) -> Written:
             sweep.trial(number, point, values, "finished")
     sweep.close()
     sweep.promoted()
+    sweep.sampled("quick")
     return sweep
 
 
@@ -133,4 +158,5 @@ def hostile(directory: Path) -> Written:
     sweep.trial(4, {"model.text": HOSTILE}, [], "failed", HOSTILE)
     sweep.close(HOSTILE)
     sweep.promoted(metrics={HOSTILE: 0.1})
+    sweep.sampled(HOSTILE)
     return sweep
