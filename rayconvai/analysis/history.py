@@ -57,7 +57,7 @@ class _Rows:
         return pd.DataFrame(
             {
                 "trial": _category(self.trial, self.trials),
-                "kind": pd.Categorical.from_codes(np.array(self.kind), categories=list(KINDS)),
+                "kind": _category(self.kind, KINDS),
                 "epoch": np.array(self.epoch, dtype=np.int32),
                 "step": pd.arrays.IntegerArray(steps, steps == _NO_STEP),
                 "time": pd.to_datetime(np.array(self.time), unit="s", utc=True),
@@ -67,8 +67,9 @@ class _Rows:
         )
 
 
-def _category(codes: array[int], names: Iterable[str]) -> pd.Categorical:
-    return pd.Categorical.from_codes(np.array(codes, dtype=np.int32), categories=list(names))
+def _category(codes: array[int], names: Iterable[str]) -> Any:
+    categories = pd.CategoricalDtype(pd.Index(list(names), dtype="object"))
+    return pd.Categorical.from_codes(np.array(codes, dtype=np.int32), dtype=categories)
 
 
 @dataclass(frozen=True)

@@ -347,7 +347,7 @@ class Sweeps:
         valued = self.trials["rank"].dropna()
         if valued.empty:
             raise SweepError(f"no trial of {self.name} has a {self.metric.name} yet; none is the best")
-        return self.trials.loc[valued.idxmin()]
+        return self.trials.loc[str(valued.idxmin())]
 
 
 _COLUMNS = (

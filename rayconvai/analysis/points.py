@@ -70,7 +70,7 @@ def _dimension(values: pd.Series, log: bool) -> dict[str, Any]:
     absent = values.isna()
     if is_number(values):
         numbers = values.astype(float)
-        placed = np.log10(numbers) if log else numbers
+        placed = numbers.map(np.log10) if log else numbers
         low, high = float(placed.min()), float(placed.max())
         known = sorted(set(numbers.dropna()))
         if len(known) <= 6:
@@ -309,7 +309,7 @@ def _known(sweep: Sweep | Sweeps, key: str) -> str:
 
 
 def _too_few(sweep: Sweep | Sweeps, trials: pd.DataFrame, keys: Sequence[str]) -> str:
-    if len(trials) and not keys:
+    if len(trials) > 1 and not keys:
         return f"no parameter differs between the {len(trials)} trials that have a value of {sweep.metric.name}"
     have = {0: "no trial has", 1: "only one trial has"}.get(len(trials), f"{len(trials)} trials have")
     return f"{have} a value of {sweep.metric.name}"
