@@ -66,7 +66,7 @@ def provenance(told: Told) -> dict[str, Any]:
         ("machine", f"{hardware.get('processor', '')}, {hardware.get('cpus')} CPUs{memory}" if hardware else ""),
         ("GPUs", gpus),
         ("trained by", ", ".join(f"{key} {value}" for key, value in training.items())),
-        ("data", "; ".join(_data(told.sweep.card.get("data", known.get("data")) or {}))),
+        ("data", "; ".join(_data(told.card.get("data", known.get("data")) or {}))),
         ("Python", known.get("python", "")),
     ]
     return {

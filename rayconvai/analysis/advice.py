@@ -71,7 +71,7 @@ def _of_the_best(told: Told, best: GroupRank) -> Iterator[Step]:
             "See whether the ranking holds on test, and whether an average of checkpoints is better:",
             f"python -m rayconvai promote {place} --top 3 --average 3",
         )
-    if told.sweep.card.get("trained_on") is None:
+    if told.card.get("trained_on") is None:
         yield Step(
             f"Train {trial.name} anew on train and dev together, to use it:",
             f"python -m rayconvai promote {place} --retrain",

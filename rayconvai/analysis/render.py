@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,11 +27,13 @@ from rayconvai.analysis.load import Sweep
 from rayconvai.analysis.plots import ALL
 from rayconvai.analysis.samples import to_html
 from rayconvai.analysis.table import trial_rows
+from rayconvai.errors import SweepError
 from rayconvai.sweep.store import open_store
 
 _PAGE = Path(__file__).with_name("page")
 _SAMPLES = 6
-_HEIGHT = 420
+_HEIGHT, _TOP, _TITLE = 420, 30, 40
+"""Pixels: of a plot unless it says so itself, the least above it, and what a title would have taken of that."""
 _WIDE = ("learning_curves", "parallel", "slices", "contours", "timeline", "lineage")
 """Figures that take the whole width."""
 
@@ -52,10 +55,7 @@ class Section:
 
 def sections(sweep: Sweep) -> list[Section]:
     """Tell the sweep's story; the sections and their order are the same for every sweep."""
-    holder = open_store(sweep.place).holder()
-    if holder is None:
-        sweep.state.nothing_runs()  # though a driver that was killed has not said so
-    told = story.Told(sweep, holder)
+    told = story.Told(sweep, open_store(sweep.place).holder(), _card(sweep))
     return [
         _section("summary", "Summary", story.summary(told)),
         _section("asked", "Question", story.asked(told)),
@@ -84,7 +84,7 @@ def whole_page(name: str, parts: list[Section], live: int = 0) -> str:
     scripts = [Markup(text) for text in (_plotly(), _file("report.js"))]
     content = {"name": name, "sections": parts, "version": __version__, "made": now(), "live": live}
     page = {"style": Markup(_file("style.css")), "scripts": scripts, "policy": _policy(scripts, live)}
-    return _template("report").render(content | page)
+    return str(_template("report").render(content | page))
 
 
 def now() -> str:
@@ -95,15 +95,33 @@ def _section(name: str, title: str, content: dict[str, Any]) -> Section:
     return Section(name, title, Markup(_template(name).render(content)))
 
 
+def _card(sweep: Sweep) -> dict[str, Any]:
+    try:
+        return sweep.card
+    except SweepError:  # it has not been promoted
+        return {}
+
+
 def _figures(sweep: Sweep) -> Iterator[Section]:
     to_json = require("plotly.io.json", extra="analysis").to_json_plotly
     for place, (name, (title, draw)) in enumerate(ALL.items()):
         figure = draw(sweep).to_plotly_json()
-        figure["layout"].pop("template", None)  # the page has its own, in its colours
-        data = Markup(to_json(figure).replace("<", "\\u003c"))
-        height = figure["layout"].get("height") or _HEIGHT
-        content = {"title": title, "data": data, "height": height, "wide": name in _WIDE}
+        layout = figure["layout"]
+        # The page writes the title, which a narrow plot would cut.
+        heading, _, note = layout.pop("title", {}).get("text", title).partition("<br>")
+        layout["margin"]["t"] = max(_TOP, layout["margin"]["t"] - _TITLE)
+        content = {
+            "title": _plain(heading),
+            "note": _plain(note),
+            "data": Markup(to_json(figure).replace("<", "\\u003c")),
+            "height": layout.get("height") or _HEIGHT,
+            "wide": name in _WIDE,
+        }
         yield Section(f"plot-{name}", "Plots" if place == 0 else "", Markup(_template("figure").render(content)))
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"<[^>]*>", "", text)
 
 
 def _samples(told: story.Told) -> dict[str, Any]:
@@ -143,5 +161,4 @@ def _file(name: str) -> str:
 
 @cache
 def _plotly() -> str:
-    text: str = require("plotly.offline", extra="analysis").get_plotlyjs()
-    return text
+    return str(require("plotly.offline", extra="analysis").get_plotlyjs())

@@ -30,6 +30,8 @@ class Told:
     sweep: Sweep
     holder: Holder | None
     """The process at work on it."""
+    card: dict[str, Any]
+    """Of the artefact of the best; empty where there is none yet."""
 
     @property
     def state(self) -> SweepState:
@@ -44,7 +46,7 @@ class Told:
     @property
     def measured(self) -> dict[str, float]:
         """What the best was measured at in the end."""
-        metrics: dict[str, float] = self.sweep.card.get("metrics", {})
+        metrics: dict[str, float] = self.card.get("metrics", {})
         return metrics
 
 
@@ -117,7 +119,7 @@ def _headline(told: Told, best: GroupRank | None) -> str:
     of = f"the best of {plural(len(trials), 'trial')}" if len(trials) > 1 else "the only trial"
     text = f"{trial.name}, {of}, has the {_extreme(metric.mode)} {metric.name} on dev: {shown}."
     if told.measured:
-        split = told.sweep.card.get("measured_on", "test")
+        split = told.card.get("measured_on", "test")
         measures = ", ".join(f"{name} {number(value)}" for name, value in sorted(told.measured.items()))
         text += f" Measured once on {split}: {measures}."
     return text
@@ -146,7 +148,7 @@ def _tiles(told: Told, best: GroupRank | None) -> list[dict[str, str]]:
     if best is not None:
         more = _interval(best) if best.low is not None else winner(best, metric).name
         tiles.append({"label": f"{metric.name} (dev)", "value": number(best.mean), "more": more})
-    split = told.sweep.card.get("measured_on", "test")
+    split = told.card.get("measured_on", "test")
     for name, value in sorted(told.measured.items())[:2]:
         tiles.append({"label": name, "value": number(value), "more": f"the best, measured on {split}"})
     ended = {status: state.count(status) for status in ("finished", "stopped", "infeasible", "failed")}
@@ -228,7 +230,7 @@ def sure(told: Told) -> dict[str, Any]:
     if told.measured and len(ranks) > 1:
         found.append(
             f"The best of {len(ranks)} values on dev is a little too good, as it was chosen for it. The figures on "
-            f"{told.sweep.card.get('measured_on', 'test')} chose nothing."
+            f"{told.card.get('measured_on', 'test')} chose nothing."
         )
     if stopped := state.count("stopped"):
         found.append(f"{plural(stopped, 'trial')} were stopped early; how good they would have become is not known.")

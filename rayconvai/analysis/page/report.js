@@ -68,41 +68,26 @@
   }
 
   // Plots: drawn when they come near the window, in the colours of the page.
-  function template() {
+  function color(name) {
     const probe = document.body.appendChild(document.createElement("i"));
-    const color = (name) => {
-      probe.style.color = `var(--${name})`;
-      return getComputedStyle(probe).color;
-    };
-    const axis = {
-      gridcolor: color("line"), linecolor: color("line"), zerolinecolor: color("line"), automargin: true,
-      title: { standoff: 8 },
-    };
-    const font = { color: color("text"), family: getComputedStyle(document.body).fontFamily, size: 12 };
-    const made = {
-      layout: {
-        font, xaxis: axis, yaxis: axis, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-        margin: { l: 50, r: 20, t: 30, b: 45 }, colorway: dark() ? DARK : LIGHT,
-        legend: { bgcolor: "rgba(0,0,0,0)" }, hoverlabel: { font: { family: font.family } },
-        title: { font: { size: 13 }, x: 0, xanchor: "left" },
-        modebar: { bgcolor: "rgba(0,0,0,0)", color: color("soft"), activecolor: color("accent") },
-      },
-      data: { parcoords: [{ line: { colorbar: { outlinewidth: 0 } }, rangefont: { color: color("soft") } }] },
-    };
+    probe.style.color = `var(--${name})`; // only a property that is a colour tells which of light-dark() it is
+    const found = getComputedStyle(probe).color;
     probe.remove();
-    return made;
+    return found;
   }
-  const LIGHT = ["#1f5fd0", "#c4302b", "#1a7f4b", "#a86b00", "#8a3fb0", "#0b7d9a", "#b03a75", "#5b6b00", "#6b7480", "#7a4a2b"];
-  const DARK = ["#7fb0ff", "#ff7b72", "#4cc38a", "#e0a83a", "#c48be6", "#4cc6e0", "#f08fc0", "#b5c94c", "#98a2ae", "#d3a27f"];
 
-  function dark() {
-    return root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  }
+  const dark = () => getComputedStyle(root).colorScheme === "dark"
+    || (!root.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
 
   function draw(area) {
-    const figure = JSON.parse(find("script", area.closest("figure")).textContent);
-    const layout = { ...figure.layout, template: template(), autosize: true, uirevision: "kept" };
-    return Plotly.react(area, figure.data, layout, {
+    const { data, layout } = JSON.parse(find("script", area.closest("figure")).textContent);
+    const page = {
+      font: { ...layout.font, color: color("text"), family: getComputedStyle(document.body).fontFamily },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: color("soft"), activecolor: color("accent") },
+      hoverlabel: { ...layout.hoverlabel, bgcolor: color("card"), bordercolor: color("line"), font: { color: color("text") } },
+      autosize: true, uirevision: "kept",
+    };
+    return Plotly.react(area, data, { ...layout, ...page }, {
       responsive: true, displaylogo: false, displayModeBar: "hover",
       modeBarButtonsToRemove: ["sendChartToCloud", "select2d", "lasso2d", "autoScale2d"], // the first would send data out
     });
