@@ -13,7 +13,7 @@ import grpc
 import ray
 from ray._private.grpc_utils import init_grpc_channel
 from ray._private.services import canonicalize_bootstrap_address_or_die
-from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
+from ray.core.generated.gcs_service_pb2 import CheckAliveRequest  # type: ignore[attr-defined]
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 from ray.exceptions import AuthenticationError, RayError
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
@@ -111,7 +111,8 @@ def _knock() -> None:
     try:
         channel = init_grpc_channel(canonicalize_bootstrap_address_or_die(address()))
         # There is no public way to ask that knows an end.
-        NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=_ANSWER_SECONDS)
+        stub: Any = NodeInfoGcsServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub.CheckAlive(CheckAliveRequest(), timeout=_ANSWER_SECONDS)
     except grpc.RpcError as error:
         if error.code() is not grpc.StatusCode.UNAUTHENTICATED:
             said = " ".join(str(error.details()).split())

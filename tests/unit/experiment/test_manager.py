@@ -23,6 +23,8 @@ from rayconvai.experiment import (
     read_metrics,
 )
 from rayconvai.experiment.layout import RunLayout
+from rayconvai.experiment.manager import run_place
+from rayconvai.experiment.options import ExpManagerConfig
 from rayconvai.experiment.provenance import record
 
 Make = Callable[..., pl.Trainer]
@@ -184,3 +186,12 @@ def test_new_run_in_an_old_directory_mixes_nothing(run: Callable[..., Any], tmp_
     assert [line["epoch"] for line in read_metrics(tmp_path / "metrics.jsonl") if line["kind"] == "epoch"] == [1, 2]
     assert (tmp_path / "run_0" / "log.txt").exists()
     assert list(tmp_path.glob("run_*/metrics.jsonl"))
+
+
+def test_a_job_keeps_its_runs_where_the_cluster_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ExpManagerConfig(exp_dir="runs", name="asr", resume_if_exists=True)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(ConfigError, match=r"exp_manager\.exp_dir: 'runs' is relative, and a Ray job's"):
+        run_place(config)
+    monkeypatch.setenv("RAYCONVAI_STORAGE", "/shared")
+    assert run_place(config) == "/shared/runs/asr"
