@@ -119,12 +119,12 @@ class RequestCorpus:
         cache_dir: where to keep it; else $RAYCONVAI_CACHE, else ~/.cache/rayconvai.
 
     Raises:
-        ConfigError: ``size`` is below 10.
+        ConfigError: ``size`` is below 200: some slots would be said in dev only.
     """
 
     def __init__(self, seed: int = 0, size: int = 4000, cache_dir: str | Path | None = None) -> None:
-        if size < 10:
-            raise ConfigError(f"data.corpus.size is {size}; it takes at least 10 to have a dev and a test set")
+        if size < 200:
+            raise ConfigError(f"data.corpus.size is {size}; it takes at least 200 to say every slot in training")
         self.seed, self.size, self.cache_dir = seed, size, cache_dir
 
     @property
@@ -155,15 +155,19 @@ class RequestCorpus:
 
 
 def requests(split: Split, seed: int) -> Iterator[dict[str, Any]]:
-    """Yield requests without end, each text once in all splits, whatever the seed."""
+    """Yield requests without end, each text once in all splits, whatever the seed; first one of each template."""
     rng = random.Random(f"requests {split} {seed}")
+    unsaid = [(intent, template) for intent, templates in TEMPLATES.items() for template in templates]
     seen: set[str] = set()
     while True:
         intent = pick(rng, tuple(TEMPLATES))
-        tokens, slots = _request(rng, pick(rng, TEMPLATES[intent]), split)
+        intent, template = unsaid[-1] if unsaid else (intent, pick(rng, TEMPLATES[intent]))
+        tokens, slots = _request(rng, template, split)
         text = " ".join(tokens)
         if text in seen or _split_of(text) != split:
             continue
+        if unsaid:
+            unsaid.pop()
         seen.add(text)
         yield {"text": text, "tokens": tokens, "intent": intent, "slots": slots}
 

@@ -120,10 +120,13 @@ def _load(library: Any, directory: Path, config: Any) -> nn.Module:
                 use_safetensors=True,
                 local_files_only=True,
                 dtype=torch.float32,
+                ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
     except Exception as error:
-        raise ConfigError(f"{directory}: its weights do not fit its config.json: {_short(error)}") from error
+        raise ConfigError(f"{directory}: its weights cannot be read: {_short(error)}") from error
+    for name, found, asked in said["mismatched_keys"]:
+        raise ConfigError(f"{directory}: {name} is {tuple(found)}, but config.json asks for {tuple(asked)}")
     missing = sorted(name for name in said["missing_keys"] if not name.startswith("pooler."))
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

@@ -98,6 +98,10 @@ def _config(**changes: Any) -> Callable[[Path], None]:
     return change
 
 
+def _damaged(directory: Path) -> None:
+    (directory / "model.safetensors").write_bytes(b"not weights")
+
+
 def _pickled(directory: Path) -> None:
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
 
@@ -107,11 +111,12 @@ def _pickled(directory: Path) -> None:
     [
         pytest.param(_without("config.json"), "copy: no config.json", id="no_config"),
         pytest.param(_without("model.safetensors"), "copy: no weights: model.safetensors is missing$", id="no_weights"),
+        pytest.param(_damaged, "its weights cannot be read", id="damaged"),
         pytest.param(_pickled, "it has pytorch_model.bin, which is a pickle", id="pickle"),
         pytest.param(_config(model_type="gpt2"), r"config.json: model_type gpt2 is not an encoder", id="decoder"),
         pytest.param(_config(model_type="bertt"), r"config.json: not a model that transformers knows", id="unknown"),
-        pytest.param(_config(model_type="electra"), "its weights are those of another model", id="other_model"),
-        pytest.param(_config(hidden_size=32), "its weights do not fit its config.json", id="other_size"),
+        pytest.param(_config(num_hidden_layers=2), "its weights are those of another model", id="other_model"),
+        pytest.param(_config(hidden_size=32), r"is \(\d+, 16\), but config.json asks for \(\d+, 32\)", id="other_size"),
         pytest.param(_config(vocab_size=9), r"knows 9 tokens, but the tokenizer has 30", id="vocabulary"),
     ],
 )

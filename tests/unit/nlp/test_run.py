@@ -17,15 +17,15 @@ from rayconvai.train.runtime import Runtime
 
 from .conftest import ROWS, Write
 
-DIGEST = "c965b9eb5a3567cdca5d2005c73a7653c8835a482e8f33f0467fd997c229c362"
-TINY = ("trainer=cpu", "model.encoder.d_model=16", "model.encoder.num_layers=1", "data.corpus.size=60")
+DIGEST = "adf0dc3017af3fd1e722b01ea1dd18fab919470b1967e88b6a4de81ef650a6e7"
+TINY = ("trainer=cpu", "model.encoder.d_model=16", "model.encoder.num_layers=1", "data.corpus.size=200")
 
 
 def test_the_embedded_corpus_is_the_same_everywhere(tmp_path: Path) -> None:
-    corpus = RequestCorpus(size=100, cache_dir=tmp_path)
+    corpus = RequestCorpus(size=200, cache_dir=tmp_path)
     assert corpus.fingerprint()["sha256"] == DIGEST
     splits = corpus.prepare().named()
-    assert [len(part) for part in splits.values()] == [80, 10, 10]
+    assert [len(part) for part in splits.values()] == [160, 20, 20]
     train = requests("train", seed=1)
     texts = {next(train)["text"] for _ in range(2000)}
     held = requests("dev", seed=2)
@@ -47,7 +47,7 @@ def test_recipes_train_and_say_what_they_measured(
     measured = finish(config, result.run_dir, result.best_checkpoint, tmp_path / "artefact", Runtime(progress=False))
     assert f"test_{metric}" in measured
     card = json.loads((tmp_path / "artefact" / "card.json").read_text())
-    assert card["data"]["train"]["texts"] == 48
+    assert card["data"]["train"]["texts"] == 160
     assert {"labels", "spans"} & set(card)
     assert type(Model.restore_from(tmp_path / "artefact")).__name__ == card["model"]
 
