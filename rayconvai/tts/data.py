@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,8 +10,10 @@ import torch
 
 from rayconvai.core.model import Model
 from rayconvai.data.corpus import Corpus
-from rayconvai.data.manifest import keep_good
-from rayconvai.data.speech import STRICT, Checks, ManifestData
+from rayconvai.data.lines import keep_good
+from rayconvai.data.manifest import Manifest
+from rayconvai.data.module import ManifestData
+from rayconvai.data.speech import STRICT, Checks, usable
 from rayconvai.errors import DataError
 from rayconvai.tts.dataset import TTSBatch, TTSDataset, Voice
 from rayconvai.tts.pitch import PitchRange
@@ -40,6 +43,8 @@ class TTSData(ManifestData):
         seed: of batches.
     """
 
+    unit = "seconds"
+
     def __init__(
         self,
         *,
@@ -54,14 +59,20 @@ class TTSData(ManifestData):
     ) -> None:
         super().__init__(
             corpus=corpus,
-            batch_seconds=batch_seconds,
+            batch_length=batch_seconds,
             batch_size=batch_size,
             num_buckets=num_buckets,
             num_workers=num_workers,
-            checks=checks,
             seed=seed,
         )
-        self.pitch = pitch
+        self.pitch, self.checks = pitch, checks
+
+    def check(self, split: str, manifest: Manifest) -> Manifest:
+        return usable(manifest, self.checks)
+
+    def texts(self) -> Iterator[str]:
+        manifest: Manifest = self.splits["train"]
+        return manifest.texts()
 
     def bind(self, model: Model) -> None:
         """Take tokenizer, sample rate and frames from a synthesizer, check every text and sound against them, and give
@@ -76,11 +87,10 @@ class TTSData(ManifestData):
         for name, manifest in self.splits.items():
             tokens = pronunciations(manifest, synthesizer.tokenizer)
             pitch = pitches(manifest, sample_rate=voice.sample_rate, hop_length=voice.hop_length, within=self.pitch)
-            problems = tokens.problems | pitch.problems
-            problems = _unfit(tokens, pitch, voice) | problems
-            usable = keep_good(manifest, problems, self.checks.on_bad)
+            problems = _unfit(tokens, pitch, voice) | tokens.problems | pitch.problems
+            good = keep_good(manifest, problems, self.checks.on_bad)
             rows = np.setdiff1d(np.arange(len(manifest)), list(problems)).tolist()
-            self.keep(name, TTSDataset(usable, rows, tokens, pitch, voice))
+            self.keep(name, TTSDataset(good, rows, tokens, pitch, voice))
             if name == "train":
                 if "mean" not in pitch.record:
                     raise DataError(f"{manifest.path}: no pitch in any utterance; record a voice, or widen data.pitch")

@@ -64,6 +64,7 @@ class TTSDataset(Dataset):
 
     def __init__(self, manifest: Manifest, rows: Sequence[int], tokens: Rows, pitch: Rows, voice: Voice) -> None:
         self.manifest, self.rows, self.tokens, self.pitch, self.voice = manifest, rows, tokens, pitch, voice
+        self.lengths = manifest.durations
 
     @cached_property
     def output_types(self) -> dict[str, NeuralType]:

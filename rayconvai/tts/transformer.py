@@ -91,7 +91,9 @@ class FFTransformerLayer(nn.Module):
 
     def forward(self, x_BTD: Tensor, mask_BT1: Tensor, padding: Tensor) -> Tensor:
         qkv = self.project_in(x_BTD).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        heads_BHTK = nn.functional.scaled_dot_product_attention(*qkv, attn_mask=padding.to(qkv.dtype))
+        queries, keys, values = qkv.unbind(0)
+        mask = padding.to(queries.dtype)
+        heads_BHTK = nn.functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         attended_BTD = self.project_out(heads_BHTK.transpose(1, 2).flatten(2))
         x_BTD = self.norm_attention(self.dropout.add_to(x_BTD, attended_BTD)) * mask_BT1
         wide_BDT = torch.relu(self.widen(x_BTD.transpose(1, 2))) * mask_BT1.transpose(1, 2)
@@ -221,7 +223,8 @@ class MelDecoder(NeuralModule):
     @typecheck()
     def forward(self, *, frames: Tensor, lengths: Tensor) -> Tensor:
         """Return mels (B, D, T) in float32; padded frames hold anything finite."""
-        return self.project(self.body(frames, lengths)).transpose(1, 2).float()
+        mel_BTD: Tensor = self.project(self.body(frames, lengths))
+        return mel_BTD.transpose(1, 2).float()
 
 
 class TokenPredictor(NeuralModule):
@@ -270,7 +273,8 @@ class TokenPredictor(NeuralModule):
         x_BTD = encoded * mask_BT1
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x_BTD = self.dropout(norm(torch.relu(convolution(x_BTD.transpose(1, 2))).transpose(1, 2))) * mask_BT1
-        return (self.project(x_BTD) * mask_BT1)[..., 0].float()
+        values_BU1: Tensor = self.project(x_BTD) * mask_BT1
+        return values_BU1[..., 0].float()
 
 
 class TokenValues(NeuralModule):
@@ -300,4 +304,5 @@ class TokenValues(NeuralModule):
     @typecheck()
     def forward(self, *, encoded: Tensor, values: Tensor) -> Tensor:
         """Return the tokens (B, U, D) with their values in them."""
-        return encoded + self.embed(values[:, None].to(encoded.dtype)).transpose(1, 2)
+        added_BDU: Tensor = self.embed(values[:, None].to(encoded.dtype))
+        return encoded + added_BDU.transpose(1, 2)

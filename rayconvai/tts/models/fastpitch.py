@@ -24,10 +24,10 @@ from rayconvai.core import (
 from rayconvai.core.attention import length_mask
 from rayconvai.core.build import build
 from rayconvai.core.model import Model
-from rayconvai.core.sample import Curve, Matrix, Sample, Sound, Text
+from rayconvai.core.sample import Curve, Matrix, Part, Sample, Sound, Text
 from rayconvai.core.typecheck import trace
 from rayconvai.data.manifest import Manifest
-from rayconvai.data.speech import refuse_not_finite
+from rayconvai.data.module import dataset_of, refuse_not_finite
 from rayconvai.errors import DataError, GraphError
 from rayconvai.tokenizers import Tokenizer, load_tokenizer
 from rayconvai.tts.alignment import (
@@ -90,6 +90,7 @@ class FastPitchModel(Model):
     Source: FastPitch (arXiv 2006.06873), with the aligner of arXiv 2108.10447.
     """
 
+    usage = 'synthesize {} "TEXT" -o out.wav'
     metric_names = ("train_loss", *(f"{stage}_{name}" for stage in ("val", "test") for name in MEASURES))
 
     def __init__(
@@ -215,7 +216,8 @@ class FastPitchModel(Model):
             encoded=encoded, token_lengths=batch.token_lengths, pitch=pitch, energy=energy
         )
         frames = self.regulator(encoded=encoded, alignment=alignment)
-        return self.decoder(frames=frames, lengths=lengths).mean() + sum(part.mean() for part in predicted)
+        means = [part.mean() for part in (self.decoder(frames=frames, lengths=lengths), *predicted)]
+        return torch.stack(means).sum()
 
     @override
     def check_graph(self) -> None:
@@ -319,8 +321,7 @@ class FastPitchModel(Model):
         for name, value in measured.items():
             self.log(f"{stage}_{name}", value, batch_size=size, sync_dist=True, prog_bar=name == "mel_loss")
         if batch_idx == 0:
-            loader: Any = self.trainer.val_dataloaders if stage == "val" else self.trainer.test_dataloaders
-            self.keep_samples(stage, self._samples(batch, step, loader.dataset.manifest))
+            self.keep_samples(stage, self._samples(batch, step, dataset_of(self, stage).manifest))
 
     def _samples(self, batch: TTSBatch, step: Step, manifest: Manifest) -> Iterator[Sample]:
         errors_B = mel_errors(step.predicted, step.mel, step.lengths)
@@ -330,7 +331,7 @@ class FastPitchModel(Model):
             utterance = manifest[row]
             spoken, _, _ = self(tokens=batch.tokens[i : i + 1, :tokens], token_lengths=batch.token_lengths[i : i + 1])
             sound = vocoder.convert_spectrogram_to_audio(spec=spoken)[0]
-            parts = {
+            parts: dict[str, Part] = {
                 "text": Text(utterance.text),
                 "tokens": Text(self.tokenizer.decode(batch.tokens[i, :tokens].tolist())),
                 "audio": Sound(str(utterance.audio_filepath), utterance.offset, utterance.duration),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,13 @@ def write(folder: Path, rows: dict[int, dict[str, object]] | None = None) -> Pat
 def small(manifest: Path, *overrides: str) -> DictConfig:
     corpus = [f"data.corpus.{split}={manifest}" for split in ("train", "dev")]
     return compose("tts/fastpitch_small", [*SMALL, *corpus, *overrides])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAYCONVAI_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="module")
