@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,24 +25,17 @@ from rayconvai.core import (
 from rayconvai.core.attention import length_mask
 from rayconvai.core.build import build
 from rayconvai.core.model import Model
-from rayconvai.core.sample import Curve, Matrix, Part, Sample, Sound, Text
+from rayconvai.core.sample import Sample, Text
 from rayconvai.core.typecheck import trace
 from rayconvai.data.manifest import Manifest
 from rayconvai.data.module import dataset_of, refuse_not_finite
 from rayconvai.errors import DataError, GraphError
 from rayconvai.tokenizers import Tokenizer, load_tokenizer
-from rayconvai.tts.alignment import (
-    AlignmentEncoder,
-    BinarizationLoss,
-    ForwardSumLoss,
-    HardAlignment,
-    monotonicity,
-    sharpness,
-)
+from rayconvai.tts.alignment import AlignmentEncoder, BinarizationLoss, ForwardSumLoss, HardAlignment
 from rayconvai.tts.dataset import TTSBatch, Voice
+from rayconvai.tts.evaluation import MEASURES, Step, measures, shown
 from rayconvai.tts.features import MelSpectrogram
-from rayconvai.tts.griffin_lim import GriffinLim
-from rayconvai.tts.losses import DurationLoss, MelLoss, TokenLoss, Weights, mel_errors, token_means
+from rayconvai.tts.losses import DurationLoss, MelLoss, TokenLoss, Weights, mel_errors
 from rayconvai.tts.prosody import LengthRegulator, ProsodyAdaptor, ProsodyTargets, alignment_of
 from rayconvai.tts.transformer import MelDecoder, TextEncoder
 
@@ -50,25 +44,6 @@ NUM_SAMPLES = 3
 LONGEST = 200
 """Most frames that a token is given when text is spoken: a model that has learnt little may ask for any number."""
 USUAL = Weights()
-MEASURES = ("loss", "mel_loss", "duration_error", "pitch_error", "sharpness", "monotonicity")
-"""Durations in milliseconds a token and pitch in Hz, means of their absolute errors; ``sharpness`` and ``monotonicity``
-are shares, 1 at best (``alignment.py``)."""
-
-
-class Step(NamedTuple):
-    """What a batch came to."""
-
-    losses: dict[str, Tensor]
-    """By the names of their weights."""
-    mel: Tensor
-    lengths: Tensor
-    predicted: Tensor
-    log_soft: Tensor
-    alignment: Tensor
-    durations: Tensor
-    log_durations: Tensor
-    pitch: Tensor
-    own_pitch: Tensor
 
 
 # B batch, S samples, T frames, U tokens, D mel bands
@@ -91,7 +66,7 @@ class FastPitchModel(Model):
     """
 
     usage = 'synthesize {} "TEXT" -o out.wav'
-    metric_names = ("train_loss", *(f"{stage}_{name}" for stage in ("val", "test") for name in MEASURES))
+    metric_names = ("train_loss", *(f"{stage}_{name}" for stage in ("val", "test") for name in ("loss", *MEASURES)))
 
     def __init__(
         self,
@@ -288,34 +263,19 @@ class FastPitchModel(Model):
         return {"tokenizer": load_tokenizer(directory / "tokenizer")}
 
     def _step(self, batch: TTSBatch) -> Step:
-        return self.step(
-            tokens=batch.tokens,
-            token_lengths=batch.token_lengths,
-            audio=batch.audio,
-            audio_lengths=batch.audio_lengths,
-            pitch=batch.pitch,
-        )
+        inputs = batch._asdict()
+        del inputs["indices"]
+        return self.step(**inputs)
 
     def _total(self, losses: Mapping[str, Tensor], binarized: float = 1.0) -> Tensor:
-        scale = {"binarization": binarized}
-        parts = [getattr(self.weights, name) * scale.get(name, 1.0) * loss for name, loss in losses.items()]
-        return torch.stack(parts).sum()
+        weights = {**asdict(self.weights), "binarization": binarized * self.weights.binarization}
+        return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
 
     def _evaluate(self, batch: TTSBatch, stage: str, batch_idx: int) -> None:
         step = self._step(batch)
         loss = self._total(step.losses)
         refuse_not_finite(self, loss, batch.indices, stage)
-        frames_BU = torch.expm1(step.log_durations).clamp(min=0)
-        hop = 1000 * self.preprocessor.hop_length / self.preprocessor.sample_rate
-        pitch_error_BU = (step.own_pitch - step.pitch).abs() * self.targets.deviation * (step.pitch != 0)
-        measured = {
-            "loss": loss,
-            "mel_loss": step.losses["mel"],
-            "duration_error": hop * token_means((frames_BU - step.durations).abs(), batch.token_lengths).mean(),
-            "pitch_error": (pitch_error_BU.sum(1) / (step.pitch != 0).sum(1).clamp(min=1)).mean(),
-            "sharpness": sharpness(step.log_soft, step.alignment, step.lengths).mean(),
-            "monotonicity": monotonicity(step.log_soft, step.lengths).mean(),
-        }
+        measured = {"loss": loss, **measures(step, batch.token_lengths, self.targets, self.preprocessor)}
         # Lightning takes the mean of these over the ranks as a whole number, so they must divide by the ranks.
         size = len(batch.audio_lengths) * self.trainer.world_size
         for name, value in measured.items():
@@ -324,28 +284,13 @@ class FastPitchModel(Model):
             self.keep_samples(stage, self._samples(batch, step, dataset_of(self, stage).manifest))
 
     def _samples(self, batch: TTSBatch, step: Step, manifest: Manifest) -> Iterator[Sample]:
-        errors_B = mel_errors(step.predicted, step.mel, step.lengths)
-        vocoder = GriffinLim(self.preprocessor)
         for i in range(min(NUM_SAMPLES, len(batch.indices))):
-            row, length, tokens = int(batch.indices[i]), int(step.lengths[i]), int(batch.token_lengths[i])
-            utterance = manifest[row]
-            spoken, _, _ = self(tokens=batch.tokens[i : i + 1, :tokens], token_lengths=batch.token_lengths[i : i + 1])
-            sound = vocoder.convert_spectrogram_to_audio(spec=spoken)[0]
-            parts: dict[str, Part] = {
-                "text": Text(utterance.text),
-                "tokens": Text(self.tokenizer.decode(batch.tokens[i, :tokens].tolist())),
-                "audio": Sound(str(utterance.audio_filepath), utterance.offset, utterance.duration),
-                "synthesized": Sound(signal=sound.cpu().numpy(), sample_rate=self.preprocessor.sample_rate),
-                "mel": Matrix(step.mel[i, :, :length].cpu().numpy(), "mel", "frames"),
-                "predicted": Matrix(step.predicted[i, :, :length].float().cpu().numpy(), "mel", "frames"),
-                "alignment": Matrix(step.log_soft[i, :length, :tokens].exp().T.cpu().numpy(), "tokens", "frames"),
-                "pitch": Curve(
-                    {
-                        "true": step.pitch[i, :tokens].cpu().numpy(),
-                        "predicted": step.own_pitch[i, :tokens].cpu().numpy(),
-                    },
-                    "tokens",
-                    "standard deviations",
-                ),
-            }
-            yield Sample(manifest.where(row), float(errors_B[i]), parts)
+            count = int(batch.token_lengths[i])
+            mel, _, _ = self._speak(batch.tokens[i : i + 1, :count], batch.token_lengths[i : i + 1])
+            spoken = self.tokenizer.decode(batch.tokens[i, :count].tolist())
+            row = int(batch.indices[i])
+            parts = shown(step, i, count, manifest[row], mel, self.preprocessor)
+            score = float(mel_errors(step.predicted, step.mel, step.lengths)[i])
+            yield Sample(
+                manifest.where(row), score, {"text": Text(manifest[row].text), "tokens": Text(spoken), **parts}
+            )
