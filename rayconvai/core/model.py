@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,11 +12,14 @@ import torch
 import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from typing_extensions import Self
 
 from rayconvai.core.artefact import read_artefact, write_artefact
@@ -26,6 +29,7 @@ from rayconvai.core.optim import build_optimizer
 from rayconvai.core.options import plain
 from rayconvai.core.sample import Sample, Shelf
 from rayconvai.core.schedules import lightning_schedule
+from rayconvai.core.turns import Losses, Turns
 from rayconvai.errors import ArtefactError, ConfigError, RayconvaiError, nearest, out_of_memory_is_infeasible
 
 _log = logging.getLogger("rayconvai")
@@ -50,6 +54,7 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
         self._shelves: dict[str, Shelf] = {}
         self.kept_samples: dict[str, list[Sample]] = {}
         """Of the last validation (``val``) and test (``test``): the worst first."""
+        self._turns = Turns()
 
     @classmethod
     @abstractmethod
@@ -103,9 +108,31 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
         """
         return self.training_step(batch, 0)
 
+    def trained_parts(self) -> Sequence[nn.Module]:
+        """Return the parts that train, each with an optimizer and a schedule of its own (of the same sections), in the
+        order in which they step. In a model with more than one, ``training_step`` calls ``take_turns``."""
+        return (self,)
+
+    def take_turns(self, batch: Any, count: int, *losses: Losses | None) -> None:
+        """Let each of the ``trained_parts`` learn from a batch by its own loss, one after the other, and log them.
+
+        Args:
+            batch: of the training.
+            count: its utterances.
+            losses: for each part, what computes its loss and whatever else is logged of a batch (see ``Losses``); it
+                sees the parts before as they are after their step, and only its own part takes gradients. None: the
+                part does not step.
+        """
+        self._turns.take(self, batch, count, losses)
+
     def configure_model(self) -> None:
         """Divide the weights among the ranks, where the strategy is FSDP2, and let normalisation go over all ranks,
         where the trainer says so (Lightning calls this before it makes the optimizers)."""
+        if len(self.trained_parts()) > 1:
+            # From here on: Lightning would refuse to begin, as it leaves clipping and accumulation to such a model.
+            self.automatic_optimization = False
+            if isinstance(self.trainer.strategy, DDPStrategy):
+                self.trainer.strategy._ddp_kwargs["find_unused_parameters"] = True  # each loss has a part's alone
         if self._device_mesh is not None and self.trainer.state.fn == TrainerFn.FITTING:
             self._shard(self._device_mesh["data_parallel"])
         synchronized = getattr(self.trainer.strategy, "_layer_sync", None) is not None
@@ -116,6 +143,15 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
         for module in self.modules():
             if hasattr(module, "over_ranks"):
                 vars(module)["over_ranks"] = synchronized
+
+    def teardown(self, stage: str) -> None:
+        """Be ready to be fitted again (Lightning calls this at the end)."""
+        self.automatic_optimization = True
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip the gradients where Lightning does not (Lightning calls this)."""
+        if not self.automatic_optimization:
+            self.clip_gradients(optimizer, self.trainer.gradient_clip_val, self.trainer.gradient_clip_algorithm)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Weight the mean loss of a batch by its share of the optimizer step (Lightning calls this).
@@ -177,7 +213,7 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
                 fully_shard(module, mesh=mesh)
 
     def _share(self) -> Any:
-        return getattr(self.trainer.train_dataloader, "share", None)  # other loaders do not know it
+        return self._turns.share or getattr(self.trainer.train_dataloader, "share", None)  # others do not know it
 
     def set_optimization(self, optim: Mapping[str, Any], schedule: Mapping[str, Any] | None) -> None:
         """Choose the optimizer and the learning-rate schedule for training: their config sections."""
@@ -190,7 +226,7 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
         return {name: None if section is None else plain(section) for name, section in sections.items()}
 
     def configure_optimizers(self) -> Any:
-        """Make the optimizer, and the schedule over all steps that the trainer will take (Lightning calls this).
+        """Make the optimizers, and their schedules over all steps that the trainer will take (Lightning calls this).
 
         Raises:
             ConfigError: a schedule is asked for and the number of steps is not known, or the trainer's limits do not
@@ -198,7 +234,7 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
         """
         if self._optim is None:
             raise ConfigError("the model has no optimizer: call set_optimization(optim, schedule) before fit")
-        optimizer = build_optimizer(self._optim, self)
+        optimizers = [build_optimizer(self._optim, part) for part in self.trained_parts()]
         try:
             self.trainer.fit_loop.setup_data()  # a run measured in steps alone has not counted its batches yet
         except (MisconfigurationException, ValueError) as error:
@@ -206,15 +242,24 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
                 raise
             raise ConfigError(f"trainer: Lightning refuses it: {' '.join(str(error).split())}") from error
         if self._schedule is None:
-            return optimizer
+            return optimizers
         max_steps = self.trainer.estimated_stepping_batches
         if max_steps == float("inf"):
             raise ConfigError("a schedule needs an end: set trainer.max_epochs or trainer.max_steps, or schedule=none")
         steps_per_epoch = max(1, int(self.trainer.num_training_batches) // self.trainer.accumulate_grad_batches)
-        schedule = lightning_schedule(
-            self._schedule, optimizer, max_steps=int(max_steps), steps_per_epoch=steps_per_epoch
-        )
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        return optimizers, [self._lightning_schedule(one, int(max_steps), steps_per_epoch) for one in optimizers]
+
+    def _lightning_schedule(self, optimizer: Optimizer, max_steps: int, steps_per_epoch: int) -> dict[str, Any]:
+        assert self._schedule is not None
+        made = lightning_schedule(self._schedule, optimizer, max_steps=max_steps, steps_per_epoch=steps_per_epoch)
+        if self.automatic_optimization:
+            return made
+        if isinstance(made["scheduler"], ReduceLROnPlateau):
+            raise ConfigError(
+                f"schedule.name is ReduceLROnPlateau, which goes by a metric; {type(self).__name__} has several "
+                "optimizers, whose schedules go by steps: take another"
+            )
+        return {key: made[key] for key in ("scheduler", "interval", "frequency")}
 
     def save_to(
         self,

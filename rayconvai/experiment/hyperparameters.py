@@ -43,8 +43,9 @@ class Reoptimize(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._before is None:
             return
-        for optimizer, saved in zip(trainer.optimizers, self._optimizers, strict=True):
-            carry_moments(optimizer, self._before["optim"], saved, pl_module)
+        assert isinstance(pl_module, Model)
+        for optimizer, saved, part in zip(trainer.optimizers, self._optimizers, pl_module.trained_parts(), strict=True):
+            carry_moments(optimizer, self._before["optim"], saved, part)
         for config in trainer.lr_scheduler_configs:
             position = trainer.global_step if config.interval == "step" else trainer.current_epoch
             move_schedule(config.scheduler, position // config.frequency)

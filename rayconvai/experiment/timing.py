@@ -67,23 +67,24 @@ class StepTiming(Callback):
 
 
 class GradientNorm(Callback):
-    """Logs the norm of all gradients together, as they are before they are clipped."""
+    """Logs the norm of all gradients together, of all optimizers' parts, as they are before they are clipped."""
 
     def __init__(self) -> None:
-        self._norm: Tensor | None = None
+        self._norms: list[Tensor] = []
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         if trainer._logger_connector.should_update_logs:
-            gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-            norm = torch.nn.utils.get_total_norm(gradients)
-            self._norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of sharded weights
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            self._norms.append(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)  # of sharded weights
 
     @override
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if self._norm is not None and is_logged(trainer):
-            log_now(trainer, {"grad_norm": self._norm})
-            self._norm = None
+        if self._norms and is_logged(trainer):
+            norm = torch.linalg.vector_norm(torch.stack(self._norms)) if len(self._norms) > 1 else self._norms[0]
+            log_now(trainer, {"grad_norm": norm})
+            self._norms = []
 
 
 class Speed(Callback):

@@ -66,14 +66,14 @@ def measure_step(model: Model, data: DataModule, precision: Any = None) -> Step 
 
 
 def state_bytes(optim: Mapping[str, Any], model: Model) -> int | None:
-    """Return the bytes of weights, gradients and what the optimizer keeps; None where it does not say.
+    """Return the bytes of weights, gradients and what the optimizers keep; None where they do not say.
 
     Raises:
         ConfigError: the optimizer cannot train this model.
     """
-    optimizer = build_optimizer(optim, model)
+    made = [build_optimizer(optim, part) for part in model.trained_parts()]
     total = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
-    for group in optimizer.param_groups:
+    for optimizer, group in [(one, group) for one in made for group in one.param_groups]:
         size = sum(parameter.nbytes for parameter in group["params"])
         copies = _copies(optimizer, group)
         if copies is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,6 +74,16 @@ class MelSpectrogram(NeuralModule):
         self.filters_DF: Tensor
         self.register_buffer("window", torch.hann_window(win_length), persistent=False)
         self.register_buffer("filters_DF", filters_FD.T.contiguous(), persistent=False)
+
+    def with_fmax(self, fmax: float | None) -> MelSpectrogram:
+        """Return one that differs in its highest frequency alone."""
+        return MelSpectrogram(**{**self.sizes, "fmax": fmax})
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The arguments that it was made with; those of an acoustic model and of its vocoder must be the same."""
+        names = ("sample_rate", "n_fft", "win_length", "hop_length", "num_mels", "fmin", "fmax")
+        return {name: getattr(self, name) for name in names}
 
     @cached_property
     def input_types(self) -> dict[str, NeuralType]:

@@ -27,6 +27,7 @@ from rayconvai.train.fit import fit
 from rayconvai.train.runtime import Runtime
 from tests.unit.asr.conftest import RATE, tones
 from tests.unit.asr.test_run import SMALL
+from tests.unit.tts.tiny import TINY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -71,15 +72,19 @@ def write_corpus(root: Path) -> Path:
     return manifest
 
 
-def overrides(run_dir: Path) -> list[str]:
+RECIPES = {
+    "asr/conformer_ctc": ("val_loss", [*SMALL, "augment=all", "data.batch_seconds=4.5", "data.num_workers=2"]),
+    "tts/hifigan": ("val_mel_loss", [*TINY, "data.batch_size=2", "model.adversarial_from=3", "schedule=cosine"]),
+}
+"""Of each the metric that patience goes by, and what makes it small: the second steps two optimizers."""
+
+
+def overrides(run_dir: Path, recipe: str = "asr/conformer_ctc") -> list[str]:
     corpus = run_dir.with_name("train.jsonl")
     return [
-        *SMALL,
-        "augment=all",
+        *RECIPES[recipe][1],
         f"data.corpus.train={corpus}",
         f"data.corpus.dev={corpus}",
-        "data.batch_seconds=4.5",
-        "data.num_workers=2",
         "trainer.max_epochs=9",
         "trainer.accumulate_grad_batches=2",
         "trainer.log_every_n_steps=1",
@@ -89,16 +94,16 @@ def overrides(run_dir: Path) -> list[str]:
     ]
 
 
-def train(run_dir: Path, precision: str, *callbacks: Callback) -> None:
-    lines = overrides(run_dir)
+def train(run_dir: Path, precision: str, *callbacks: Callback, recipe: str = "asr/conformer_ctc") -> None:
+    lines = overrides(run_dir, recipe)
     if precision != "16-mixed":
         lines.append(f"trainer.precision={precision}")
     # Lightning has none for the CPU. The scale is too large at first, so steps are left out, and soon tried again.
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24, growth_interval=3)
     plugins = [MixedPrecision("16-mixed", "cpu", scaler)] if precision == "16-mixed" else []
-    patience = EarlyStopping("val_loss", min_delta=1e6, patience=3)
+    patience = EarlyStopping(RECIPES[recipe][0], min_delta=1e6, patience=3)
     runtime = Runtime(run_dir=run_dir, progress=False, plugins=plugins, callbacks=[patience, *callbacks])
-    fit(compose("asr/conformer_ctc", lines), runtime)
+    fit(compose(recipe, lines), runtime)
 
 
 def outcome(run_dir: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -115,37 +120,45 @@ def outcome(run_dir: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def unstopped(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Any]]:
-    """The outcome of the run that was never stopped, by precision, and where its corpus is."""
+def unstopped(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path, Any]]:
+    """The outcome of the run that was never stopped, by precision and recipe, and where its corpus is."""
     root = tmp_path_factory.mktemp("unstopped")
     write_corpus(root)
     known: dict[str, Any] = {}
 
-    def get(precision: str) -> tuple[Path, Any]:
-        if precision not in known:
-            train(root / precision, precision)
-            known[precision] = outcome(root / precision)
-        return root, known[precision]
+    def get(precision: str, recipe: str = "asr/conformer_ctc") -> tuple[Path, Any]:
+        name = f"{precision}_{recipe.replace('/', '_')}"
+        if name not in known:
+            train(root / name, precision, recipe=recipe)
+            known[name] = outcome(root / name)
+        return root, known[name]
 
     return get
 
 
 @pytest.mark.parametrize(
-    ("precision", "seed"),
-    [("32-true", 0), ("32-true", 1), ("bf16-mixed", 2), ("16-mixed", 3)],
+    ("recipe", "precision", "seed"),
+    [
+        ("asr/conformer_ctc", "32-true", 0),
+        ("asr/conformer_ctc", "32-true", 1),
+        ("asr/conformer_ctc", "bf16-mixed", 2),
+        ("asr/conformer_ctc", "16-mixed", 3),
+        ("tts/hifigan", "32-true", 4),
+        ("tts/hifigan", "16-mixed", 5),
+    ],
 )
-def test_stopped_anywhere(precision: str, seed: int, unstopped: Callable[[str], tuple[Path, Any]]) -> None:
-    root, expected = unstopped(precision)
+def test_stopped_anywhere(recipe: str, precision: str, seed: int, unstopped: Callable[..., tuple[Path, Any]]) -> None:
+    root, expected = unstopped(precision, recipe)
     run_dir, chance = root / f"stopped_{seed}", random.Random(seed)
     stops = [(step, chance.choice(HOOKS)) for step in sorted(chance.sample(range(1, STEPS), 3))]
     for step, hook in stops:
         with pytest.raises(Killed):
-            train(run_dir, precision, StopAt(step, hook, abort))
-    train(run_dir, precision)
+            train(run_dir, precision, StopAt(step, hook, abort), recipe=recipe)
+    train(run_dir, precision, recipe=recipe)
     check(outcome(run_dir), expected, stops)
 
 
-def test_killed_by_the_system(unstopped: Callable[[str], tuple[Path, Any]]) -> None:
+def test_killed_by_the_system(unstopped: Callable[..., tuple[Path, Any]]) -> None:
     root, expected = unstopped("32-true")
     run_dir = root / "killed"
     code = f"from tests.crash import test_resume_anywhere as t; t.train(t.Path({str(run_dir)!r}), '32-true', "

@@ -28,7 +28,8 @@ class Curve(Callback):
         self.losses: list[float] = []
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        self.losses.append(trainer.callback_metrics["train_loss_step"].item())
+        loss = trainer.callback_metrics.get("train_loss_step")  # a model with several optimizers has one for each step
+        self.losses.extend([] if loss is None else [loss.item()])
 
 
 class StopAt(Callback):
@@ -43,10 +44,12 @@ class StopAt(Callback):
             signal.raise_signal(signal.SIGINT)
 
 
-def train(overrides: Sequence[str], run_dir: Path, stop_at: int = -1, **place: Any) -> dict[str, Any]:
+def train(
+    overrides: Sequence[str], run_dir: Path, stop_at: int = -1, recipe: str = "asr/conformer_ctc", **place: Any
+) -> dict[str, Any]:
     """Train; ``stop_at``: until about that step."""
     curve, ranks = Curve(), int(os.environ["WORLD_SIZE"])
-    config = compose("asr/conformer_ctc", list(overrides))
+    config = compose(recipe, list(overrides))
     place = {"devices": ranks, "strategy": "ddp" if ranks > 1 else "auto"} | place
     try:
         result = fit(config, Runtime(run_dir=run_dir, progress=False, callbacks=[curve, StopAt(stop_at)], **place))

@@ -12,6 +12,8 @@ from ranked import measure, on_ranks, train
 from rayconvai.data.manifest import Manifest
 from rayconvai.errors import DataError
 from rayconvai.experiment.storage import find_last
+from tests.unit.tts.tiny import TINY as TINY_GAN
+from tests.unit.tts.tiny import write_hums
 
 TOLERANCE = 1e-5
 """Relative difference of the loss at any of thirty steps; the order of additions makes a tenth of it."""
@@ -70,6 +72,23 @@ def test_two_ranks_learn_as_one_with_twice_the_batch(case: str, speech: tuple[st
     assert one["losses"][-1] < 0.5 * one["losses"][0]
     assert two["losses"] == pytest.approx(one["losses"], rel=TOLERANCE)
     assert two["metrics"] == pytest.approx(one["metrics"], rel=10 * TOLERANCE)
+
+
+@pytest.mark.slow
+def test_two_optimizers_learn_on_two_ranks_and_in_accumulated_batches_as_on_one(tmp_path: Path) -> None:
+    manifest = write_hums(tmp_path, count=19)  # the last step of an epoch has three
+    base = (*TINY_GAN, f"data.corpus.train={manifest}", f"data.corpus.dev={manifest}", "trainer.max_epochs=3")
+    overrides = (*base, "model.adversarial_from=2", "trainer.gradient_clip_val=50")
+    options = {"recipe": "tts/hifigan", "most_workers": 2}
+    (one,) = on_ranks(1, train, tmp_path / "one", (*overrides, "data.batch_size=8"), tmp_path / "one" / "run",
+                      recipe="tts/hifigan")  # fmt: skip
+    half = (*overrides, "data.batch_size=4")
+    two, _ = on_ranks(2, train, tmp_path / "two", half, tmp_path / "two" / "run", **options)
+    (slow,) = on_ranks(1, train, tmp_path / "slow", half, tmp_path / "slow" / "run", accumulate=2, **options)
+    assert len(one["losses"]) == 9
+    for other in (two, slow):
+        assert other["metrics"] == pytest.approx(one["metrics"], rel=1e-3)
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
 
 
 @pytest.mark.slow

@@ -1,0 +1,150 @@
+"""What a vocoder makes of the mels of speech that it has never heard, beside Griffin-Lim: analysis by synthesis.
+
+python benchmarks/vocoder.py MANIFEST --minutes 30        train tts/hifigan_small on the train split, then compare
+python benchmarks/vocoder.py MANIFEST --artefact DIR      compare one that is there
+python benchmarks/vocoder.py MANIFEST --minutes 6 tts/hifigan_small trainer=gpu model/generator=hifigan_v1      on a GPU
+
+Compared on the dev and test splits: distances of log-mels (of the whole band) and mel-cepstra, which Griffin-Lim comes
+close to by its nature, as it inverts the mel itself; of short-time spectra at three other resolutions, and of pitch and
+voicing, where harmonics and phases must be right. Both get the same mels. Said are the CPU seconds and steps of the
+training. One utterance of each is written beside this file: vocoder.ogg has the recording, Griffin-Lim and the vocoder
+one after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rayconvai.config.compose import compose
+from rayconvai.core.model import Model
+from rayconvai.data.audio import read_utterance, write_audio
+from rayconvai.data.manifest import Manifest
+from rayconvai.experiment import read_metrics
+from rayconvai.train.finish import train
+from rayconvai.train.runtime import Runtime
+from rayconvai.tts.griffin_lim import GriffinLim
+from rayconvai.tts.metrics import LogMelDistance, MelCepstralDistortion, PitchError, VoicingError
+from rayconvai.tts.models.hifigan import HifiGanModel
+from rayconvai.tts.pitch import PitchRange, pitch_of
+
+RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))
+"""Points of the transforms and hops, as in Parallel WaveGAN (arXiv 1910.11480)."""
+Vocoder = Callable[[Tensor], Tensor]
+
+
+def main() -> None:
+    """Train, compare, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest", type=Path, help="whose rows have a split")
+    parser.add_argument("--minutes", type=float, default=30, help="of training, by the clock")
+    parser.add_argument("--artefact", type=Path, help="a trained vocoder, instead")
+    parser.add_argument("recipe", nargs="?", default="tts/hifigan_small")
+    parser.add_argument("overrides", nargs="*")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        artefact = given.artefact or _train(given, Path(scratch))
+        model = Model.restore_from(artefact, map_location="cuda" if torch.cuda.is_available() else "cpu")
+        assert isinstance(model, HifiGanModel)
+        compare(model, given.manifest)
+
+
+def _train(given: argparse.Namespace, scratch: Path) -> Path:
+    limit = f"trainer.max_time=00:00:{int(given.minutes):02}:{int(given.minutes % 1 * 60):02}"
+    config = compose(given.recipe, [f"data.corpus.manifest={given.manifest.absolute()}", limit, *given.overrides])
+    began, cpu = time.monotonic(), time.process_time()
+    outcome = train(config, Runtime(run_dir=scratch / "run"), Runtime(progress=False, devices=1))
+    lines = list(read_metrics(outcome.run_dir / "metrics.jsonl"))
+    steps, epochs = max(line["step"] for line in lines) + 1, [line for line in lines if "val_mel_loss" in line]
+    taken, cpu_taken = time.monotonic() - began, time.process_time() - cpu
+    print(f"{steps} steps in {taken:.0f} s, {cpu_taken:.0f} s of CPU time, validations and test included")
+    curve = (f"{line['step'] + 1}:{line['val_mel_loss']:.3f}" for line in epochs if line["kind"] == "epoch")
+    print("val_mel_loss by step", *curve)
+    assert outcome.artefact is not None
+    return outcome.artefact
+
+
+def compare(model: HifiGanModel, path: Path) -> None:
+    """Print how far both are from the recordings, and write one utterance of each."""
+    griffin_lim = GriffinLim(model.preprocessor, iterations=60)
+    vocoders: dict[str, Vocoder] = {
+        "Griffin-Lim, 60 iterations": griffin_lim.convert_spectrogram_to_audio,
+        "HiFi-GAN": model.convert_spectrogram_to_audio,
+    }
+    sounds = [_sound(model, manifest, row) for manifest in _held_out(path) for row in range(len(manifest))]
+    seconds = sum(map(len, sounds)) / model.sample_rate
+    print(f"{len(sounds)} utterances, {seconds:.0f} s; {model.num_weights} weights")
+    heard = [max(sounds, key=lambda sound: min(len(sound), 4 * model.sample_rate))]
+    for name, vocoder in vocoders.items():
+        began, cpu = time.monotonic(), time.process_time()
+        made = [_speak(model, vocoder, sound) for sound in sounds]
+        speed = seconds / (time.monotonic() - began)
+        figures = ", ".join(f"{what} {value:.4g}" for what, value in distances(model, made, sounds).items())
+        print(f"{name}: {figures}; {speed:.1f} times real time ({time.process_time() - cpu:.1f} s of CPU)")
+        heard.append(made[next(i for i, sound in enumerate(sounds) if sound is heard[0])])
+    pause = torch.zeros(model.sample_rate // 4)
+    joined = torch.cat([part for sound in heard for part in (sound[: 4 * model.sample_rate], pause)])
+    write_audio(Path(__file__).with_suffix(".ogg"), joined, model.sample_rate)
+
+
+def distances(model: HifiGanModel, made: list[Tensor], real: list[Tensor]) -> dict[str, float]:
+    """Return all distances of made from real signals, each (S,)."""
+    mel, cepstrum, pitch, voicing = LogMelDistance(), MelCepstralDistortion(), PitchError(), VoicingError()
+    spectral = []
+    for ours, theirs in zip(made, real, strict=True):
+        length = torch.tensor([len(theirs)])
+        (a, frames), (b, _) = (model.whole_band.cpu()(audio=x[None], audio_lengths=length) for x in (ours, theirs))
+        mel.update(a, b, frames)
+        cepstrum.update(a, b, frames)
+        hop = model.preprocessor.hop_length
+        curves = [
+            pitch_of(x, sample_rate=model.sample_rate, hop_length=hop, within=PitchRange()) for x in (ours, theirs)
+        ]
+        f0 = [torch.from_numpy(curve)[None] for curve in curves]
+        pitch.update(f0[0], f0[1], frames)
+        voicing.update(f0[0], f0[1], frames)
+        spectral.append(spectral_distance(ours, theirs))
+    total = torch.tensor(spectral).mean(0)
+    metrics = {"log-mel L1": mel, "MCD (dB)": cepstrum, "F0 RMSE (cents)": pitch, "voicing error": voicing}
+    found = {name: float(metric.compute()) for name, metric in metrics.items()}
+    return {**found, "spectral convergence": float(total[0]), "log-STFT L1": float(total[1])}
+
+
+def spectral_distance(made_S: Tensor, real_S: Tensor) -> tuple[float, float]:
+    """Return spectral convergence and the mean difference of log magnitudes, each the mean over the resolutions."""
+    convergence, logarithms = [], []
+    for points, hop in RESOLUTIONS:
+        window = torch.hann_window(points)
+        made, real = (
+            torch.stft(x, points, hop, window=window, return_complex=True).abs().clamp(min=1e-4)
+            for x in (made_S, real_S)
+        )
+        convergence.append(float((real - made).norm() / real.norm()))
+        logarithms.append(float((real.log() - made.log()).abs().mean()))
+    return sum(convergence) / len(convergence), sum(logarithms) / len(logarithms)
+
+
+def _held_out(path: Path) -> list[Manifest]:
+    return [Manifest.open(path, split=split) for split in ("dev", "test")]
+
+
+def _sound(model: HifiGanModel, manifest: Manifest, row: int) -> Tensor:
+    audio = read_utterance(manifest, row, sample_rate=model.sample_rate)
+    hop = model.preprocessor.hop_length
+    return audio[: len(audio) // hop * hop]
+
+
+def _speak(model: HifiGanModel, vocoder: Vocoder, sound: Tensor) -> Tensor:
+    audio, lengths = sound[None].to(model.device), torch.tensor([len(sound)], device=model.device)
+    mel, _ = model.preprocessor(audio=audio, audio_lengths=lengths)
+    return vocoder(mel)[0].float().cpu().clone()
+
+
+if __name__ == "__main__":
+    main()
