@@ -22,6 +22,7 @@ commands:
   classify    the class of texts: classify ARTEFACT TEXT [TEXT ...]
   tag         their spans:        tag ARTEFACT TEXT [TEXT ...]
   synthesize  text to speech:     synthesize ARTEFACT "TEXT" -o out.wav [--vocoder ARTEFACT]
+  intelligibility  of speech:     intelligibility SYNTHESIZER RECOGNIZER MANIFEST [--split test] [--vocoder ARTEFACT]
 
 Errors are one line; --debug shows where they come from.
 """
@@ -38,6 +39,7 @@ COMMANDS = {
     "classify": "rayconvai.commands.classify",
     "tag": "rayconvai.commands.tag",
     "synthesize": "rayconvai.commands.synthesize",
+    "intelligibility": "rayconvai.commands.intelligibility",
 }
 """The others, each with its module, whose ``main`` takes the arguments and returns the exit status."""
 

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     if not hasattr(model, "generate_spectrogram"):
         raise ArtefactError(f"{given.artefact} holds a {type(model).__name__}, which does not speak text")
     front = model.preprocessor
-    vocoder = _vocoder(given.vocoder, front)
+    vocoder = load_vocoder(given.vocoder, front)
     tokens = model.parse(given.text)
     torch.manual_seed(0)
     mel = model.generate_spectrogram(tokens, pace=given.pace, pitch_shift=given.pitch_shift)
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _vocoder(artefact: str | None, front: MelSpectrogram) -> Any:
+def load_vocoder(artefact: str | None, front: MelSpectrogram) -> Any:
     """Return what makes audio of the spectrograms of ``front``.
 
     Raises:

@@ -50,16 +50,24 @@ class SegmentDataset(Dataset):
         manifest: what to read.
         sample_rate: Hz of the audio.
         hop_length: all lengths are multiples of it.
-        samples: of the stretch that is taken of each utterance, padded with silence if it is shorter; None takes the
-            whole. Where a stretch begins follows from the seed, the epoch and the index, not from who reads it.
+        samples: of a stretch of an utterance, padded with silence if that is shorter; None takes the whole. Where a
+            stretch begins follows from the seed, the epoch and the index, not from who reads it.
+        times: stretches of each utterance; the index counts on after the last utterance.
         seed: of the stretches.
     """
 
     def __init__(
-        self, manifest: Manifest, *, sample_rate: int, hop_length: int, samples: int | None = None, seed: int = 0
+        self,
+        manifest: Manifest,
+        *,
+        sample_rate: int,
+        hop_length: int,
+        samples: int | None = None,
+        times: int = 1,
+        seed: int = 0,
     ) -> None:
         self.manifest, self.sample_rate, self.hop_length = manifest, sample_rate, hop_length
-        self.samples, self.seed = samples, seed
+        self.samples, self.times, self.seed = samples, times, seed
 
     @cached_property
     def output_types(self) -> dict[str, NeuralType]:
@@ -77,24 +85,24 @@ class SegmentDataset(Dataset):
         return np.full(len(self), self.samples / self.sample_rate, dtype=np.float32)
 
     def __len__(self) -> int:
-        return len(self.manifest)
+        return len(self.manifest) * self.times
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Return audio (S,) and the index.
+        """Return audio (S,) and its row in the manifest.
 
         Args:
-            index: a row; one that a sampler drew has an ``epoch``, by which its stretch differs.
+            index: one that a sampler drew has an ``epoch``, by which its stretch differs.
 
         Raises:
             DataError: the sound cannot be used; names the manifest's line.
         """
-        row = int(index)
+        row = int(index) % len(self.manifest)
         audio = read_utterance(self.manifest, row, sample_rate=self.sample_rate)
         if self.samples is None:
             wanted = max(len(audio) // self.hop_length, 1) * self.hop_length
         else:
             wanted = self.samples
-            first = _draw(len(audio) - wanted + 1, self.seed, int(getattr(index, "epoch", 0)), row)
+            first = _draw(len(audio) - wanted + 1, self.seed, int(getattr(index, "epoch", 0)), int(index))
             audio = audio[first:]
         return functional.pad(audio[:wanted], (0, max(0, wanted - len(audio)))), row
 
@@ -109,8 +117,9 @@ class SegmentData(ManifestData):
 
     Args:
         corpus: where the utterances are.
-        batch_size: stretches in a batch; an epoch has one of each utterance.
+        batch_size: stretches in a batch.
         segment_frames: mel frames of a stretch.
+        segments_per_utterance: in an epoch, which ends with a validation and a checkpoint.
         num_workers: processes that read; 0 does it in the training process.
         checks: which utterances are usable.
         seed: of batches and stretches.
@@ -124,13 +133,14 @@ class SegmentData(ManifestData):
         corpus: Corpus,
         batch_size: int = 16,
         segment_frames: int = 32,
+        segments_per_utterance: int = 1,
         num_workers: int = 0,
         checks: Checks = STRICT,
         seed: int = 0,
     ) -> None:
         super().__init__(corpus=corpus, batch_size=batch_size, num_workers=num_workers, seed=seed)
-        require_positive(segment_frames=segment_frames)
-        self.segment_frames, self.checks = segment_frames, checks
+        require_positive(segment_frames=segment_frames, segments_per_utterance=segments_per_utterance)
+        self.segment_frames, self.segments_per_utterance, self.checks = segment_frames, segments_per_utterance, checks
 
     @override
     def check(self, split: str, manifest: Manifest) -> Manifest:
@@ -150,9 +160,10 @@ class SegmentData(ManifestData):
         rate, hop = self.bound_by(model)
         for name, manifest in self.splits.items():
             good = keep_good(manifest, _too_low(manifest, rate), self.checks.on_bad)
-            samples = self.segment_frames * hop if name == "train" else None
-            dataset = SegmentDataset(good, sample_rate=rate, hop_length=hop, samples=samples, seed=self.seed)
-            self.keep(name, dataset)
+            training: dict[str, int] = {}
+            if name == "train":
+                training = {"samples": self.segment_frames * hop, "times": self.segments_per_utterance}
+            self.keep(name, SegmentDataset(good, sample_rate=rate, hop_length=hop, seed=self.seed, **training))
 
     @override
     def bound_by(self, model: Model) -> Any:
