@@ -128,7 +128,7 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
     def configure_model(self) -> None:
         """Divide the weights among the ranks, where the strategy is FSDP2, and let normalisation go over all ranks,
         where the trainer says so (Lightning calls this before it makes the optimizers)."""
-        if len(self.trained_parts()) > 1 and self.trainer.state.fn == TrainerFn.FITTING:
+        if self.trainer.state.fn == TrainerFn.FITTING and len(self.trained_parts()) > 1:
             if self._device_mesh is not None:
                 raise ConfigError(
                     f"trainer.strategy is fsdp2, and {type(self).__name__} has several optimizers, whose weights are "
