@@ -15,9 +15,6 @@ from packaging.specifiers import SpecifierSet
 import rayconvai
 from rayconvai.commands.finding import Finding, error, ok, warning
 
-if sys.version_info >= (3, 11):
-    import tomllib
-
 BAD = {
     ("lightning", "2.6.2"): "was a malicious release: replace it, and change every secret that this machine has held",
     ("lightning", "2.6.3"): "was a malicious release: replace it, and change every secret that this machine has held",
@@ -58,6 +55,8 @@ def requirements() -> tuple[list[str], str]:
     """
     file = Path(rayconvai.__file__).parents[1] / "pyproject.toml"
     if sys.version_info >= (3, 11) and file.is_file():
+        import tomllib
+
         project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
         asked = list(project["dependencies"])
         for extra, lines in project["optional-dependencies"].items():

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rayconvai.experiment.samples import write_samples
 
 from rayconvai.core.sample import Marked, Matrix, Sample, Sound, Text
+from rayconvai.experiment.samples import write_samples
 
 EPOCHS = 12
 HOSTILE = "</script><script>hacked = 1</script><img src=x onerror='hacked = 1'>"
