@@ -122,7 +122,7 @@ def _knock() -> None:
     except ConnectionError as error:  # none, or several, for `auto`
         raise ClusterError(f"RAY_ADDRESS={address()}: {str(error).partition('. ')[0]}; name HEAD:PORT") from error
     except (AuthenticationError, RuntimeError) as error:
-        raise ClusterError(f"{there} cannot be asked: {' '.join(str(error).split())[:200]}; {fix}") from error
+        raise ClusterError(f"{there} cannot be asked: {str(error).partition('. ')[0]}; {fix}") from error
 
 
 def _worker_environment() -> dict[str, str]:
