@@ -41,7 +41,7 @@ def test_trials_are_a_frame(demo: Path) -> None:
     assert pd.isna(trials.at["t0005", "rank"])
     assert list(sweep.failures.index) == ["t0003", "t0005"]
     assert sweep.saved == pytest.approx(2 * 2 * 10)
-    assert repr(sweep) == "<Sweep demo: asr/conformer_ctc, val_wer (min); 9 finished, 1 infeasible, 2 stopped>"
+    assert repr(sweep) == "<Sweep demo: asr/conformer_ctc, val_wer (min); 2 stopped, 9 finished, 1 infeasible>"
 
 
 def test_history_of_epochs_needs_no_trial(demo: Path) -> None:

@@ -34,8 +34,8 @@ def test_learning_curves_mark_what_was_stopped_and_when(demo: Path) -> None:
     [ends] = [trace for trace in figure.data if trace.name == "stopped" and trace.mode == "markers"]
     assert list(ends.x) == [2, 2]
     assert ends.marker.symbol == "x"
-    assert "t0000" in ends.text[0]
-    assert "optim.lr" in ends.text[0]
+    assert "t0000" in ends.text[1]
+    assert "optim.lr 0.0001" in ends.text[1]
     assert [trace.name for trace in figure.data][-1] == "best: t0007"
     assert "the 2 that were stopped early" in figure.layout.title.text
 
