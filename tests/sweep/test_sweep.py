@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,10 @@ from nbclient import NotebookClient
 from ray.cluster_utils import Cluster
 from sweep_cli import epochs_written, run, started, wait_for
 
+from rayconvai.analysis import Sweep, plots
 from rayconvai.analysis.report import write_report
+from rayconvai.core.build import allow
+from rayconvai.errors import ArtefactError
 from rayconvai.sweep.journal import iter_records, read_journal
 from rayconvai.sweep.state import SweepState
 
@@ -120,6 +124,29 @@ def test_the_notebook_and_the_report_tell_its_story(
     report = Path(write_report(sweep, finished[0] / "report.html")).read_text(encoding="utf-8")
     assert "the best of 10 trials" in report
     assert "ZeroDivisionError: a bug" in report
+
+
+def test_it_is_looked_at_without_a_cluster(finished: tuple[Path, str, SweepState]) -> None:
+    directory, _, state = finished
+    sweep = Sweep(directory / "demo")
+    assert set(sweep.history["kind"]) == {"epoch", "step", "validation"}
+    assert sweep.history["step"].notna().all()
+    [died] = [
+        trial for trial in state.trials.values() if trial.point == {"model.breaks": "process", "model.floor": 0.0}
+    ]
+    attempts = sweep.attempts[sweep.attempts["trial"] == died.name]
+    assert list(attempts["how"]) == ["lost", "finished"]
+    assert set(attempts["node"]) == {socket.gethostname()}
+    assert [sample.texts for sample in sweep.samples()] == [{"said": "tested"}]
+    assert [sample.texts for sample in sweep.samples(died.name)] == [{"said": "epoch 4"}]
+    assert sweep.card["sweep"]["trial"] == sweep.best.name
+    with pytest.raises(ArtefactError, match="'tiny_recipe.TinyModel' is outside the allowed packages"):
+        sweep.load_best()
+    allow("tiny_recipe")
+    assert sweep.load_best().num_weights == sweep.best["parameters"]
+    for name, (_, plot) in plots.ALL.items():
+        figure = plot(sweep)
+        assert figure.data or figure.layout.annotations, name
 
 
 def test_what_it_leaves_behind(finished: tuple[Path, str, SweepState]) -> None:

@@ -15,6 +15,7 @@ from typing_extensions import Self
 
 from rayconvai.core.data_module import DataModule
 from rayconvai.core.model import Model
+from rayconvai.core.sample import Sample, Text
 from rayconvai.errors import ConfigError, StorageError
 
 
@@ -73,9 +74,11 @@ class TinyModel(Model):
     def validation_step(self, batch: list[Tensor], index: int) -> None:
         broken = float("nan") if self.breaks == "nan" else 0.0
         self.log("val_loss", self.floor + 1 / (self.current_epoch + 1) + broken)
+        self.keep_samples("val", [Sample("dev:1", self.floor, {"said": Text(f"epoch {self.current_epoch + 1}")})])
 
     def test_step(self, batch: list[Tensor], index: int) -> None:
         self.log("test_loss", self.floor)
+        self.keep_samples("test", [Sample("test:1", self.floor, {"said": Text("tested")})])
 
     def _break(self) -> None:
         if self.breaks == "memory":
