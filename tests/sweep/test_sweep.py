@@ -140,7 +140,7 @@ def test_it_is_looked_at_without_a_cluster(finished: tuple[Path, str, SweepState
     assert [sample.texts for sample in sweep.samples()] == [{"said": "tested"}]
     assert [sample.texts for sample in sweep.samples(died.name)] == [{"said": "epoch 4"}]
     assert sweep.card["sweep"]["trial"] == sweep.best.name
-    with pytest.raises(ArtefactError, match="'tiny_recipe.TinyModel' is outside the allowed packages"):
+    with pytest.raises(ArtefactError, match=r"'tiny_recipe.TinyModel' is outside the allowed packages"):
         sweep.load_best()
     allow("tiny_recipe")
     assert sweep.load_best().num_weights == sweep.best["parameters"]
