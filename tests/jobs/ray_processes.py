@@ -75,7 +75,9 @@ class RayProcesses:
         )  # fmt: skip
 
     def _ray_start(self, *arguments: str) -> None:
-        ports = [f"--{name}-port={_free_port()}" for name in ("dashboard-agent-listen", "metrics-export")]
+        # A raylet that is told of no ports waits for its agents to find some, and dies if that takes them 15 seconds.
+        agents = ("dashboard-agent-listen", "dashboard-agent-grpc", "metrics-export", "runtime-env-agent")
+        ports = [f"--{name}-port={_free_port()}" for name in agents]
         command = [*RAY, "start", "--num-cpus=1", f"--object-store-memory={80 * 2**20}", *ports, *arguments]
         done = subprocess.run(command, env=self.environment, cwd=self.home, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
