@@ -92,6 +92,24 @@ def test_two_optimizers_learn_on_two_ranks_and_in_accumulated_batches_as_on_one(
 
 
 @pytest.mark.slow
+def test_two_ranks_read_texts_as_one(tmp_path: Path) -> None:
+    """Losses of words and texts, scores of spans and classes: 163 texts in eights leave a step of three."""
+    overrides = (
+        *("trainer=cpu", "trainer.max_epochs=2", "exp_manager.create_tensorboard_logger=false"),
+        *("data.corpus.size=203", f"data.corpus.cache_dir={tmp_path}", "data.batch_tokens=null"),
+        *("model.encoder.d_model=32", "model.encoder.dropout=0", "optim.lr=3e-3"),
+        *("model.intent_classifier.dropout=0", "model.slot_classifier.dropout=0"),
+    )
+    text = {"recipe": "nlp/intent_slot"}
+    (one,) = on_ranks(1, train, tmp_path / "one", (*overrides, "data.batch_size=16"), tmp_path / "one" / "run", **text)
+    two, _ = on_ranks(2, train, tmp_path / "two", (*overrides, "data.batch_size=8"), tmp_path / "two" / "run", **text)
+    assert len(one["losses"]) == 22
+    assert one["losses"][-1] < 0.8 * one["losses"][0]
+    assert two["losses"] == pytest.approx(one["losses"], rel=TOLERANCE)
+    assert two["metrics"] == pytest.approx(one["metrics"], rel=10 * TOLERANCE)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("utterances", [2, 3, 7])
 def test_metrics_are_those_of_one_rank_whatever_the_split(utterances: int, tmp_path: Path, shared_data: Path) -> None:
     overrides = (*TINY, "data.batch_size=2", "trainer.max_epochs=1", *corpus(8, utterances, tmp_path, shared_data))
