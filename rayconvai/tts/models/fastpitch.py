@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Self, override
 
 from rayconvai.core import (
@@ -36,6 +36,7 @@ from rayconvai.tts.dataset import TTSBatch, Voice
 from rayconvai.tts.evaluation import MEASURES, Step, measures, shown
 from rayconvai.tts.features import MelSpectrogram
 from rayconvai.tts.losses import DurationLoss, MelLoss, TokenLoss, Weights, mel_errors
+from rayconvai.tts.metrics import MelCepstralDistortion
 from rayconvai.tts.prosody import LengthRegulator, ProsodyAdaptor, ProsodyTargets, alignment_of
 from rayconvai.tts.transformer import MelDecoder, TextEncoder
 
@@ -66,7 +67,10 @@ class FastPitchModel(Model):
     """
 
     usage = 'synthesize {} "TEXT" -o out.wav'
-    metric_names = ("train_loss", *(f"{stage}_{name}" for stage in ("val", "test") for name in ("loss", *MEASURES)))
+    metric_names = (
+        "train_loss",
+        *(f"{stage}_{name}" for stage in ("val", "test") for name in ("loss", "mcd", *MEASURES)),
+    )
 
     def __init__(
         self,
@@ -90,6 +94,7 @@ class FastPitchModel(Model):
         self.targets, self.hard_alignment, self.regulator = ProsodyTargets(), HardAlignment(), LengthRegulator()
         self.mel_loss, self.duration_loss, self.token_loss = MelLoss(), DurationLoss(), TokenLoss()
         self.forward_sum_loss, self.binarization_loss = ForwardSumLoss(), BinarizationLoss()
+        self.mcd = nn.ModuleDict({stage: MelCepstralDistortion() for stage in ("val", "test")})
         self.check_graph()
 
     @classmethod
@@ -275,7 +280,9 @@ class FastPitchModel(Model):
         step = self._step(batch)
         loss = self._total(step.losses)
         refuse_not_finite(self, loss, batch.indices, stage)
-        measured = {"loss": loss, **measures(step, batch.token_lengths, self.targets, self.preprocessor)}
+        mcd: Any = self.mcd[stage]
+        mcd.update(step.predicted, step.mel, step.lengths)
+        measured = {"loss": loss, "mcd": mcd, **measures(step, batch.token_lengths, self.targets, self.preprocessor)}
         # Lightning takes the mean of these over the ranks as a whole number, so they must divide by the ranks.
         size = len(batch.audio_lengths) * self.trainer.world_size
         for name, value in measured.items():
