@@ -37,6 +37,9 @@ class Weights:
     """Optimizer steps in which the weight of binarization grows from 0 to its own."""
 
 
+PUBLISHED = Weights()
+
+
 # B batch, T frames, U tokens, D mel bands
 class MelLoss(Loss):
     """The mean over a batch of each utterance's squared error, over its own frames and bands."""

@@ -35,7 +35,7 @@ from rayconvai.tts.alignment import AlignmentEncoder, BinarizationLoss, ForwardS
 from rayconvai.tts.dataset import TTSBatch, Voice
 from rayconvai.tts.evaluation import MEASURES, Step, measures, shown
 from rayconvai.tts.features import MelSpectrogram
-from rayconvai.tts.losses import DurationLoss, MelLoss, TokenLoss, Weights, mel_errors
+from rayconvai.tts.losses import PUBLISHED, DurationLoss, MelLoss, TokenLoss, Weights, mel_errors
 from rayconvai.tts.metrics import MelCepstralDistortion
 from rayconvai.tts.prosody import LengthRegulator, ProsodyAdaptor, ProsodyTargets, alignment_of
 from rayconvai.tts.transformer import MelDecoder, TextEncoder
@@ -44,7 +44,6 @@ NUM_SAMPLES = 3
 """Utterances shown and heard after each validation."""
 LONGEST = 200
 """Most frames that a token is given when text is spoken: a model that has learnt little may ask for any number."""
-USUAL = Weights()
 
 
 # B batch, S samples, T frames, U tokens, D mel bands
@@ -81,7 +80,7 @@ class FastPitchModel(Model):
         adaptor: ProsodyAdaptor,
         decoder: MelDecoder,
         tokenizer: Tokenizer,
-        weights: Weights = USUAL,
+        weights: Weights = PUBLISHED,
     ) -> None:
         super().__init__()
         if encoder.num_tokens != tokenizer.vocab_size:
@@ -108,7 +107,7 @@ class FastPitchModel(Model):
         adaptor: Mapping[str, Any],
         decoder: Mapping[str, Any],
         tokenizer: Tokenizer,
-        weights: Weights = USUAL,
+        weights: Weights = PUBLISHED,
     ) -> Self:
         front = build(preprocessor)
         text = build(encoder, num_tokens=tokenizer.vocab_size)
@@ -291,13 +290,11 @@ class FastPitchModel(Model):
             self.keep_samples(stage, self._samples(batch, step, dataset_of(self, stage).manifest))
 
     def _samples(self, batch: TTSBatch, step: Step, manifest: Manifest) -> Iterator[Sample]:
+        errors_B = mel_errors(step.predicted, step.mel, step.lengths)
         for i in range(min(NUM_SAMPLES, len(batch.indices))):
-            count = int(batch.token_lengths[i])
+            row, count = int(batch.indices[i]), int(batch.token_lengths[i])
             mel, _, _ = self._speak(batch.tokens[i : i + 1, :count], batch.token_lengths[i : i + 1])
-            spoken = self.tokenizer.decode(batch.tokens[i, :count].tolist())
-            row = int(batch.indices[i])
+            tokens = self.tokenizer.decode(batch.tokens[i, :count].tolist())
+            texts = {"text": Text(manifest[row].text), "tokens": Text(tokens)}
             parts = shown(step, i, count, manifest[row], mel, self.preprocessor)
-            score = float(mel_errors(step.predicted, step.mel, step.lengths)[i])
-            yield Sample(
-                manifest.where(row), score, {"text": Text(manifest[row].text), "tokens": Text(spoken), **parts}
-            )
+            yield Sample(manifest.where(row), float(errors_B[i]), {**texts, **parts})
