@@ -60,6 +60,14 @@ def test_splits_share_neither_voice_nor_text(made: tuple[SyntheticCorpus, Splits
     assert any("the" in row.text.split() for row in parts[0])
 
 
+def test_one_voice_speaks_all_splits(tmp_path: Path) -> None:
+    splits = SyntheticCorpus("sentences", size=10, cache_dir=tmp_path, voice="en-us+f4").prepare()
+    assert splits.test is not None
+    assert {row.speaker for part in (splits.train, splits.dev, splits.test) for row in part} == {"en-us+f4"}
+    with pytest.raises(DataError, match=r"eSpeak has no voice 'en-us\+nobody'"):
+        SyntheticCorpus("sentences", size=10, cache_dir=tmp_path, voice="en-us+nobody").prepare()
+
+
 def test_sound_is_what_the_manifest_says(made: tuple[SyntheticCorpus, Splits]) -> None:
     for row in made[1].train:
         with wave.open(str(row.audio_filepath)) as file:
