@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--artefact", type=Path, help="a trained model, instead")
     parser.add_argument("recipe", nargs="?", default="tts/fastpitch_small")
     parser.add_argument("overrides", nargs="*")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as scratch:
         model = Model.restore_from(given.artefact or _train(given, Path(scratch)))
         assert isinstance(model, FastPitchModel)

@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--artefact", type=Path, help="a trained vocoder, instead")
     parser.add_argument("recipe", nargs="?", default="tts/hifigan_small")
     parser.add_argument("overrides", nargs="*")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as scratch:
         artefact = given.artefact or _train(given, Path(scratch))
         model = Model.restore_from(artefact, map_location="cuda" if torch.cuda.is_available() else "cpu")
