@@ -57,7 +57,8 @@ def main() -> None:
 
 def _train(given: argparse.Namespace, scratch: Path) -> Path:
     limit = f"trainer.max_time=00:00:{int(given.minutes):02}:{int(given.minutes % 1 * 60):02}"
-    config = compose(given.recipe, [f"data.corpus.manifest={given.manifest.absolute()}", limit, *given.overrides])
+    corpus = ["data=segments", f"data.corpus.manifest={given.manifest.absolute()}"]
+    config = compose(given.recipe, [*corpus, limit, *given.overrides])
     began, cpu = time.monotonic(), time.process_time()
     outcome = train(config, Runtime(run_dir=scratch / "run"), Runtime(progress=False, devices=1))
     lines = list(read_metrics(outcome.run_dir / "metrics.jsonl"))

@@ -102,6 +102,8 @@ class _Attempts:
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
         self.open: dict[int, dict[str, Any]] = {}
+        self.nodes: dict[int, str | None] = {}
+        """Trial -> where it was last heard of from: only a change stands in the journal."""
         self.time = 0.0
 
     def take(self, record: Mapping[str, Any]) -> None:
@@ -116,14 +118,10 @@ class _Attempts:
             row = {"trial": trial_name(number), "attempt": record["attempt"], "began": self.time, "node": None}
             self.open[number] = row
         elif kind == "result" and number in self.open:
-            self.open[number]["heard"] = self.time
-            self.open[number]["node"] = record.get("node") or self.open[number]["node"] or self._before(number)
+            self.nodes[number] = record.get("node", self.nodes.get(number))
+            self.open[number]["node"] = self.nodes[number]
         elif kind in ("pause", "lost", "end"):
             self._end(number, {"pause": "paused", "lost": "lost"}.get(kind) or record["status"])
-
-    def _before(self, number: int) -> str | None:
-        name = trial_name(number)
-        return next((row["node"] for row in reversed(self.rows) if row["trial"] == name), None)
 
     def _end(self, number: int, how: str) -> None:
         row = self.open.pop(number, None)

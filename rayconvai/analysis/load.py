@@ -122,8 +122,9 @@ class Sweep:
             "attempts": trial.attempts, "lost": trial.lost, "epoch": trial.epoch, "parameters": trial.parameters,
             "began": trial.began, "ended": trial.ended, "wall": cost.wall, "cpu": cost.cpu, "gpu": cost.gpu,
             "memory": cost.memory, **{f"seen.{unit}": amount for unit, amount in cost.seen.items()},
-            "node": trial.node or None, **trial.last,
+            "node": trial.node or None,
         }  # fmt: skip
+        row |= {name: value for name, value in trial.last.items() if name not in row}
         for metric in self.metrics:
             best = trial.best(metric.name, metric.mode)
             row[f"{metric.name}.best"], row[f"{metric.name}.best_epoch"] = best or (None, None)

@@ -34,8 +34,9 @@ class GriffinLim(NeuralModule):
         # The bands overlap, so the least squares have negative parts.
         magnitude_BFT = torch.matmul(torch.linalg.pinv(front.filters_DF), mel_BDT).clamp(min=0)
         # The transform's frames lie at 0, hop, 2 hop ...; the mel's at half a hop, 1 1/2 hops ... One more frame at
-        # both ends gives samples to all of them.
-        wide_BFT = torch.nn.functional.pad(magnitude_BFT, (1, 1), mode="replicate")
+        # both ends gives samples to all of them; the transform needs as many as there are hops in a window.
+        more = max(1, front.n_fft // front.hop_length - mel_BDT.shape[-1])
+        wide_BFT = torch.nn.functional.pad(magnitude_BFT, (1, more), mode="replicate")
         audio_BS = griffinlim(
             wide_BFT,
             front.window,

@@ -36,6 +36,7 @@ from rayconvai.errors import (
     StorageError,
 )
 from rayconvai.experiment.interrupt import Interrupted
+from rayconvai.experiment.samples import read_samples
 from rayconvai.train.__main__ import main
 from rayconvai.train.finish import finish
 from rayconvai.train.fit import FitResult, evaluate, fit
@@ -194,6 +195,9 @@ def test_an_artefact_holds_no_pickle_and_restores_the_same_weights(
     _, artefact, _ = trained
     kinds = {".json", ".jsonl", ".yaml", ".safetensors", ".flac"}
     assert {path.suffix for path in artefact.rglob("*") if path.is_file()} <= kinds
+    samples = read_samples(artefact / "samples", "test")
+    assert [sample.score for sample in samples] == sorted((sample.score for sample in samples), reverse=True)
+    assert all(Path(sample.parts["audio"].path).is_relative_to(artefact) for sample in samples)
     model = Model.restore_from(artefact)
     assert isinstance(model, CTCModel)
     again = CTCModel.restore_from(model.save_to(tmp_path / "again"))
