@@ -13,6 +13,7 @@ from rayconvai.sweep.state import trial_name
 
 MOST = 300
 """So many curves at most: a browser cannot show thousands."""
+ONE = "shown of one sweep at a time, not of several together"
 
 
 def learning_curves(sweep: Sweep | Sweeps, metric: str | None = None, top: int | None = None) -> Any:
@@ -36,12 +37,14 @@ def learning_curves(sweep: Sweep | Sweeps, metric: str | None = None, top: int |
     limit = min(top or MOST, MOST)
     places = trials["rank"].astype(float)
     chosen = places.sort_values(na_position="last").index[:limit]
-    note = f"the best {limit} of {len(trials)} trials" if limit < len(trials) else f"{len(trials)} trials"
-    counts = trials.loc[chosen, "state"].value_counts()
-    note += f"; x: the {counts['stopped']} that were stopped early" if counts.get("stopped") else ""
-    made = figure(title, note=note, xaxis_title="epoch", yaxis_title=name)
     rows = rows[rows["trial"].isin(chosen)]
     curves = dict(iter(rows.groupby("trial", observed=True, sort=False)[["epoch", "value"]]))
+    note = f"the best {limit} of {len(trials)} trials" if limit < len(trials) else f"{len(trials)} trials"
+    counts = trials.loc[chosen, "state"].value_counts()
+    silent = sum(trial not in curves for trial in chosen)
+    note += f", of which {silent} have not reported it" if silent else ""
+    note += f"; x: the {counts['stopped']} that were stopped early" if counts.get("stopped") else ""
+    made = figure(title, note=note, xaxis_title="epoch", yaxis_title=name)
     texts = dict(zip(trials.index, hovers(trials, sweep.params, sweep.metric.name), strict=True))
     best = places.idxmin() if places.notna().any() else None
     for state, colour in STATES.items():
@@ -81,9 +84,11 @@ def _lines(made: Any, curves: dict[str, pd.DataFrame], state: str, colour: str, 
     )  # fmt: skip
 
 
-def timeline(sweep: Sweep) -> Any:
+def timeline(sweep: Sweep | Sweeps) -> Any:
     """Return when each attempt was at work, on which node, and how it ended."""
     title = "Timeline"
+    if isinstance(sweep, Sweeps):
+        return nothing(title, ONE)
     attempts = sweep.attempts
     if attempts.empty:
         return nothing(title, "no trial has begun yet")
@@ -133,9 +138,11 @@ def _span(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def lineage(sweep: Sweep) -> Any:
+def lineage(sweep: Sweep | Sweeps) -> Any:
     """Return, of population based training, who went on from whose weights, at which epoch."""
     title = "Lineage"
+    if isinstance(sweep, Sweeps):
+        return nothing(title, ONE)
     exploits = [(trial, exploit) for trial in sweep.state.trials.values() for exploit in trial.exploits]
     if not exploits:
         scheduler = sweep.spec.get("scheduler", {}).get("name", "another")

@@ -32,7 +32,10 @@ def importance(sweep: Sweep | Sweeps, metric: str | None = None) -> Any:
     title = f"Importance for {name}"
     trials = valued(sweep)
     if name != sweep.metric.name:
-        trials = trials.assign(value=trials[name].astype(float)).dropna(subset=["value"])
+        known = pd.Series(trials.get(name, np.nan), index=trials.index, dtype=float)
+        trials = trials.assign(value=known).dropna(subset=["value"])
+            subset=["value"]
+        )
     keys = varying(sweep, trials)
     whole = [key for key in keys if trials[key].notna().all()]
     left = [key for key in keys if key not in whole]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from rayconvai._optional import require
-from rayconvai.analysis.curves import SCALE_BY_MODE
+from rayconvai.analysis.curves import ONE, SCALE_BY_MODE
 from rayconvai.analysis.load import Sweep, Sweeps
 from rayconvai.analysis.style import (
     BEST,
@@ -271,9 +271,11 @@ def _costs(trials: pd.DataFrame, x: str) -> pd.Series:
     return trials[x].astype(float)
 
 
-def repeats(sweep: Sweep) -> Any:
+def repeats(sweep: Sweep | Sweeps) -> Any:
     """Return the mean of each point's repeats, with the interval that holds the true mean 95 times in 100."""
     title, metric = f"Repeats: {sweep.metric.name}", sweep.metric
+    if isinstance(sweep, Sweeps):
+        return nothing(title, ONE)
     if sweep.spec.get("repeats", 1) < 2:
         return nothing(title, "each point was tried once; repeats: 3 in the sweep file tries it with three seeds")
     groups = [group for group in sweep.state.ranked_groups(metric.name, metric.mode) if group.mean is not None][:40]

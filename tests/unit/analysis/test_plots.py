@@ -40,6 +40,20 @@ def test_learning_curves_mark_what_was_stopped_and_when(demo: Path) -> None:
     assert "the 2 that were stopped early" in figure.layout.title.text
 
 
+def test_a_metric_of_some_trials_alone(writer: Made) -> None:
+    made = writer()
+    for trial in (0, 1):
+        made.point(trial, {"optim.lr": 0.1 + trial})
+        metrics = {"val_wer": 0.5, **({"val_cer": 0.2} if trial else {})}
+        made.journal.append("attempt", trial=trial, attempt=1)
+        made.journal.append("result", trial=trial, attempt=1, epoch=1, metrics=metrics, cost={})
+    sweep = Sweep(made.close())
+    assert "2 trials, of which 1 have not reported it" in plots.learning_curves(sweep, "val_cer").layout.title.text
+    assert "1 trials have a value of val_cer; at least 8 are needed" in said(plots.importance(sweep, "val_cer"))
+    timeline = plots.timeline(sweep)
+    assert "of 2 the journal does not say the node" in timeline.layout.title.text  # an older one
+
+
 def test_scales_and_conditions_are_kept(demo: Path) -> None:
     sweep = Sweep(demo)
     parallel = {dimension.label: dimension for dimension in plots.parallel(sweep).data[0].dimensions}
@@ -159,9 +173,10 @@ def test_a_metric_that_nobody_reported_is_named(demo: Path) -> None:
         plots.learning_curves(Sweep(demo), "train_los")
 
 
-@pytest.mark.parametrize("name", MANY)
-def test_sweeps_together_are_shown(demo: Path, writer: Made, name: str) -> None:
+def test_sweeps_together_are_shown(demo: Path, writer: Made) -> None:
     made = writer("other", name="other")
     one_trial(made)
     both = Sweep.concat([Sweep(demo), Sweep(made.close())])
-    assert plots.ALL[name][1](both).data
+    for name, (_, plot) in plots.ALL.items():
+        figure = plot(both)
+        assert figure.data if name in MANY else "one sweep at a time" in said(figure)
