@@ -261,18 +261,26 @@ class Sweep:
         Raises:
             SweepError: there is no such trial, or what was kept is damaged.
         """
-        from rayconvai.analysis.samples import Samples  # all of these bring torch
-        from rayconvai.experiment.mirror import fetched
+        from rayconvai.analysis.samples import Samples  # both bring torch
         from rayconvai.experiment.samples import read_samples
 
         where = "best" if trial is None else f"trials/{self.trial(trial).name}"
-        directory = fetched(f"{self.place}/{where}/samples")
+        directory = self._here(f"{self.place}/{where}/samples")
         try:
             found = read_samples(directory)
         except (OSError, ValueError, KeyError) as error:
             raise SweepError(f"{directory}: the samples are damaged: {words(error)}") from error
         half = n // 2
         return Samples(found if len(found) <= n else [*found[: n - half], *found[len(found) - half :]])
+
+    @staticmethod
+    def _here(place: str) -> Path:
+        """Return a directory; of one in a bucket a copy that is made for it."""
+        if not is_address(place):
+            return Path(place)
+        from rayconvai.experiment.mirror import fetched  # brings all of Lightning, which takes seconds
+
+        return fetched(place)
 
     def _read(self, path: Path) -> bytes:
         return read(f"{self.place}/{path.as_posix()}")

@@ -28,14 +28,15 @@ from rayconvai.analysis.plots import ALL
 from rayconvai.analysis.samples import to_html
 from rayconvai.analysis.table import trial_rows
 from rayconvai.errors import SweepError
+from rayconvai.sweep.show import leader
 from rayconvai.sweep.store import open_store
 
 _PAGE = Path(__file__).with_name("page")
 _SAMPLES = 6
-_HEIGHT, _TOP, _TITLE = 420, 30, 40
+_HEIGHT, _TOP, _TITLE = 420, 30, 25
 """Pixels: of a plot unless it says so itself, the least above it, and what a title would have taken of that."""
-_WIDE = ("learning_curves", "parallel", "slices", "contours", "timeline", "lineage")
-"""Figures that take the whole width."""
+_HALF = ("pareto", "repeats")
+"""Figures that stand side by side."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,14 @@ def _figures(sweep: Sweep) -> Iterator[Section]:
         # The page writes the title, which a narrow plot would cut.
         heading, _, note = layout.pop("title", {}).get("text", title).partition("<br>")
         layout["margin"]["t"] = max(_TOP, layout["margin"]["t"] - _TITLE)
+        missing = [] if figure["data"] else [note["text"] for note in layout.get("annotations", [])]
         content = {
+            "missing": _plain(" ".join(missing)),
             "title": _plain(heading),
             "note": _plain(note),
             "data": Markup(to_json(figure).replace("<", "\\u003c")),
             "height": layout.get("height") or _HEIGHT,
-            "wide": name in _WIDE,
+            "wide": name not in _HALF,
         }
         yield Section(f"plot-{name}", "Plots" if place == 0 else "", Markup(_template("figure").render(content)))
 
@@ -125,11 +128,21 @@ def _plain(text: str) -> str:
 
 
 def _samples(told: story.Told) -> dict[str, Any]:
-    found = told.sweep.samples(n=_SAMPLES)
+    """What the best model made of examples; while there is none, what the best trial makes of them so far."""
+    best = leader(told.state)
+    found, who = told.sweep.samples(n=_SAMPLES), f"the best model, on {told.card.get('measured_on', 'test')}"
+    if not found and best:
+        name = story.winner(best, told.state.metrics[0]).name
+        found, who = told.sweep.samples(name, n=_SAMPLES), f"{name} at its last validation"
     if not found:
-        return {"samples": "", "about": "The sweep has kept no samples: it has not been measured on test yet."}
-    about = f"What the best model made of {len(found)} examples; where there is a score, less is better."
-    return {"samples": Markup(to_html(found)), "about": about}
+        return {
+            "samples": "",
+            "about": "No samples were kept: the model shows none, or no validation is over yet.",
+        }
+    return {
+        "samples": Markup(to_html(found)),
+        "about": f"What was made of {len(found)} examples by {who}: the worst first, then the best.",
+    }
 
 
 def _policy(scripts: list[Markup], live: int) -> str:

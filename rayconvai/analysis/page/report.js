@@ -127,13 +127,15 @@
     const anchor = all("main > section").find((one) => one.getBoundingClientRect().bottom > 0);
     const before = anchor.getBoundingClientRect().top;
     const area = find(".area", section);
-    if (area) {
-      const parsed = new DOMParser().parseFromString(fresh.html, "text/html");
+    const parsed = new DOMParser().parseFromString(fresh.html, "text/html");
+    if (area && find(".area", parsed)) { // drawn again in its place, it keeps its zoom
       find("script", section).textContent = find("script", parsed).textContent;
+      find("figcaption", section).replaceWith(find("figcaption", parsed));
       area.style.height = find(".area", parsed).style.height;
       if (area.data) draw(area);
     } else {
       replace(section, fresh.html);
+      watchPlots(section);
     }
     section.dataset.version = fresh.version;
     scrollBy(0, anchor.getBoundingClientRect().top - before);
