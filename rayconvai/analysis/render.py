@@ -35,6 +35,8 @@ _PAGE = Path(__file__).with_name("page")
 _SAMPLES = 6
 _HEIGHT, _TOP, _TITLE = 420, 30, 25
 """Pixels: of a plot unless it says so itself, the least above it, and what a title would have taken of that."""
+_LEAST = {"parallel": 720, "slices": 720, "timeline": 560}
+"""Pixels that figures of many columns are wide at least: a phone's window is moved over them."""
 _HALF = ("pareto", "repeats")
 """Figures that stand side by side."""
 
@@ -117,6 +119,7 @@ def _figures(sweep: Sweep) -> Iterator[Section]:
             "title": _plain(heading),
             "note": _plain(note),
             "data": Markup(to_json(figure).replace("<", "\\u003c")),
+            "least": _LEAST.get(name, 0),
             "height": layout.get("height") or _HEIGHT,
             "wide": name not in _HALF,
         }

@@ -70,7 +70,7 @@
   // Plots: drawn when they come near the window, in the colours of the page.
   function color(name) {
     const probe = document.body.appendChild(document.createElement("i"));
-    probe.style.color = `var(--${name})`; // only a property that is a colour tells which of light-dark() it is
+    probe.style.color = `var(--${name})`; // a variable would still say light-dark(...)
     const found = getComputedStyle(probe).color;
     probe.remove();
     return found;
@@ -81,14 +81,15 @@
 
   function draw(area) {
     const { data, layout } = JSON.parse(find("script", area.closest("figure")).textContent);
+    const small = innerWidth <= 600; // there a finger that moves over a plot is to move the page
     const page = {
       font: { ...layout.font, color: color("text"), family: getComputedStyle(document.body).fontFamily },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: color("soft"), activecolor: color("accent") },
       hoverlabel: { ...layout.hoverlabel, bgcolor: color("card"), bordercolor: color("line"), font: { color: color("text") } },
-      autosize: true, uirevision: "kept",
+      autosize: true, uirevision: "kept", dragmode: small ? false : layout.dragmode,
     };
     return Plotly.react(area, data, { ...layout, ...page }, {
-      responsive: true, displaylogo: false, displayModeBar: "hover",
+      responsive: true, displaylogo: false, displayModeBar: small ? false : "hover",
       modeBarButtonsToRemove: ["sendChartToCloud", "select2d", "lasso2d", "autoScale2d"], // the first would send data out
     });
   }
