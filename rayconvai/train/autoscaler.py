@@ -80,6 +80,7 @@ def _reader() -> Any:
         from pathlib import Path
 
         import ray
+        import requests
         import yaml
 
         gcs_address = ray.get_runtime_context().gcs_address
@@ -96,7 +97,12 @@ def _reader() -> Any:
             from ray.autoscaler._private.kuberay import autoscaling_config, node_provider
 
             client = node_provider.KubernetesHttpApiClient(Path(namespace).read_text())
-            cluster = client.get(f"rayclusters/{os.environ['RAY_CLUSTER_NAME']}")
+            try:
+                cluster = client.get(f"rayclusters/{os.environ['RAY_CLUSTER_NAME']}")
+            except requests.HTTPError as error:
+                if error.response.status_code == 403:  # KubeRay lets a head read it that has an autoscaler
+                    return None
+                raise
             if cluster["spec"].get("enableInTreeAutoscaling"):
                 return autoscaling_config._derive_autoscaling_config_from_ray_cr(cluster)
         return None

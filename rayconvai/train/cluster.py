@@ -42,7 +42,10 @@ _ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
+_OWN = "RAYCONVAI_OWN_RAY"
+"""Says so to all processes of a local cluster, where RAY_ADDRESS says nothing."""
 _LOCAL_ENVIRONMENT = {
+    _OWN: "1",
     # With authentication on, Ray would leave a token in the home directory that switches it on for good.
     "RAY_AUTH_MODE": "disabled",
     # Ray would give its workers what other processes leave.
@@ -152,9 +155,8 @@ def reach(needs: Mapping[str, float]) -> tuple[list[dict[str, float]], Autoscale
     alive = nodes()
     there = [node["Resources"] for node in alive]
     heads = [node for node in alive if HEAD in node["Resources"]]
-    # Asking takes a process on the head. A trial is part of whatever cluster its driver has joined.
-    ours = is_local() and ray._private.worker.global_worker.mode != ray.WORKER_MODE
-    autoscaler = None if ours or not heads else find_autoscaler(heads[0]["NodeID"])
+    # Asking takes a process on the head.
+    autoscaler = None if _OWN in os.environ or not heads else find_autoscaler(heads[0]["NodeID"])
     if autoscaler is None:
         return there, None
     to_come = sorted(autoscaler.nodes(), key=lambda node: room(node, needs), reverse=True)[: autoscaler.total]

@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 import pytest
+import requests
 import yaml
 from ray.autoscaler._private.kuberay import node_provider
 
@@ -73,7 +74,17 @@ def test_the_job_brings_the_same_cluster_and_a_sweep_that_can_be_read() -> None:
     assert (spec.storage, spec.max_retries) == ("s3://BUCKET/runs", 20)
 
 
-def test_what_may_come_is_read_where_the_head_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is as one on the head of a cluster."""
+    (tmp_path / "namespace").write_text("speech")
+    monkeypatch.setattr(autoscaler, "_NAMESPACE", str(tmp_path / "namespace"))
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(gcs_address="10.0.0.1:6379"))
+    monkeypatch.setenv("RAY_CLUSTER_NAME", "rayconvai-x7k2p")
+
+
+@pytest.mark.usefixtures("head")
+def test_what_may_come_is_read_where_the_head_is(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = read("kuberay-cluster.yaml")
     cluster["metadata"]["namespace"] = "speech"
     asked = []
@@ -82,13 +93,18 @@ def test_what_may_come_is_read_where_the_head_is(tmp_path: Path, monkeypatch: py
         asked.append((client._namespace, path))
         return cluster
 
-    (tmp_path / "namespace").write_text("speech")
-    monkeypatch.setattr(autoscaler, "_NAMESPACE", str(tmp_path / "namespace"))
     monkeypatch.setattr(node_provider.KubernetesHttpApiClient, "get", get)
-    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(gcs_address="10.0.0.1:6379"))
-    monkeypatch.setenv("RAY_CLUSTER_NAME", "rayconvai-x7k2p")
     found = autoscaler.of_config(autoscaler._reader()())
     assert asked == [("speech", "rayclusters/rayconvai-x7k2p")]
     assert found.most == {"headgroup": 0, "gpu-spot": 8}
     assert len(found.nodes()) == 8
     assert {"CPU": 7, "GPU": 1}.items() <= found.types["gpu-spot"].items()
+
+
+@pytest.mark.usefixtures("head")
+def test_a_head_that_may_not_ask_has_no_autoscaler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(client: node_provider.KubernetesHttpApiClient, path: str) -> dict[str, Any]:
+        raise requests.HTTPError(response=SimpleNamespace(status_code=403))
+
+    monkeypatch.setattr(node_provider.KubernetesHttpApiClient, "get", get)
+    assert autoscaler._reader()() is None
