@@ -109,9 +109,10 @@ def timeline(sweep: Sweep | Sweeps) -> Any:
             ]
             made.add_bar(
                 base=part["began"], x=1000 * seconds, y=[lanes[row] for row in part.index], orientation="h", name=how,
-                text=part["trial"], textposition="inside", insidetextanchor="middle", hovertext=texts,
+                text=part["trial"], textposition="inside", insidetextanchor="middle", textangle=0, hovertext=texts,
                 marker={"color": colour, "line": {"width": 0}}, hovertemplate="%{hovertext}<extra></extra>",
             )  # fmt: skip
+    made.update_layout(uniformtext={"minsize": 9, "mode": "hide"})  # names that do not fit their bar
     made.update_xaxes(type="date")
     made.update_yaxes(categoryorder="array", categoryarray=order[::-1])
     return made

@@ -125,8 +125,8 @@ def slices(sweep: Sweep | Sweeps, param: str | None = None) -> Any:
             shown_states.add(str(state))
         missing = len(trials) - len(have)
         label = key + (f" ({missing} without)" if missing else "")
-        kind = "log" if is_log(trials[key], sweep.log_params) else "linear" if is_number(trials[key]) else "category"
-        grid.update_xaxes(title={"text": label, "font": {"size": 11}}, type=kind, **where)
+        kind = axis_of(trials[key], sweep.log_params)
+        grid.update_xaxes(title={"text": label, "font": {"size": 11}}, **kind, **where)
         if column == 0:
             grid.update_yaxes(title=metric.name, **where)
     return dressed(grid)
@@ -171,13 +171,9 @@ def contours(sweep: Sweep | Sweeps, x: str | None = None, y: str | None = None) 
         marker={"color": have["value"], "size": 8, "line": {"color": "white", "width": 1}, "showscale": surface is None,
                 "colorbar": {"title": metric.name}, **scale},
     )  # fmt: skip
-    made.update_xaxes(type=_axis(have[first], logs[0]))
-    made.update_yaxes(type=_axis(have[second], logs[1]))
+    made.update_xaxes(axis_of(have[first], sweep.log_params))
+    made.update_yaxes(axis_of(have[second], sweep.log_params))
     return made
-
-
-def _axis(values: pd.Series, log: bool) -> str:
-    return "log" if log else "linear" if is_number(values) else "category"
 
 
 def _by_weight(trials: pd.DataFrame, keys: Sequence[str], log_params: set[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,7 +46,8 @@ def figure(title: str, *, note: str = "", **layout: Any) -> Any:
 def nothing(title: str, why: str) -> Any:
     """Return a figure that says why it shows nothing."""
     made = figure(title)
-    made.add_annotation(text=why, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, font={"size": 14})
+    text = "<br>".join(textwrap.wrap(why, 42))
+    made.add_annotation(text=text, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, font={"size": 14})
     made.update_xaxes(visible=False)
     made.update_yaxes(visible=False)
     return made
@@ -91,6 +93,14 @@ def options(values: pd.Series) -> list[str]:
 def is_log(values: pd.Series, log_params: set[str]) -> bool:
     """Tell whether a parameter's axis is logarithmic: it was searched so, and has no value that could not be shown."""
     return values.name in log_params and is_number(values) and bool((values.dropna().astype(float) > 0).all())
+
+
+def axis_of(values: pd.Series, log_params: set[str]) -> dict[str, Any]:
+    """Return the kind of axis that a parameter is shown on."""
+    if not is_log(values, log_params):
+        return {"type": "linear" if is_number(values) else "category"}
+    span = np.log10(float(values.max()) / float(values.min()))
+    return {"type": "log", "exponentformat": "power", **({"dtick": 1} if span > 1.5 else {})}
 
 
 def _missing(value: Any) -> bool:

@@ -18,7 +18,7 @@ MANY = ("learning_curves", "parallel", "importance", "slices", "contours", "pare
 
 
 def said(figure: Any) -> str:
-    return " ".join(note.text for note in figure.layout.annotations)
+    return " ".join(note.text for note in figure.layout.annotations).replace("<br>", " ")
 
 
 @pytest.mark.parametrize("name", [name for name in plots.ALL if name not in ("repeats", "lineage")])
