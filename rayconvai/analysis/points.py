@@ -14,6 +14,7 @@ from rayconvai.analysis.load import Sweep, Sweeps
 from rayconvai.analysis.style import (
     BEST,
     STATES,
+    axis_of,
     dressed,
     figure,
     hovers,
@@ -22,7 +23,7 @@ from rayconvai.analysis.style import (
     nothing,
     options,
     shown,
-)  # fmt: skip
+)
 from rayconvai.errors import SweepError, nearest
 
 _ABSENT = "not set"
