@@ -33,7 +33,7 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
         self._raw = tag in ("script", "style")
         if tag == "section":
-            self._section = dict(attrs)["id"] or ""
+            self._section = dict(attrs).get("id") or self._section  # a sample is a section in its section
 
     def handle_endtag(self, tag: str) -> None:
         self._raw = False
