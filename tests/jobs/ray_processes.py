@@ -44,6 +44,7 @@ class RayProcesses:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_memory_monitor_refresh_ms": "0",  # else it kills its workers for what others take of the memory
             "RAY_raylet_start_wait_time_s": str(int(PATIENCE)),  # on a busy machine a node takes its time
             "RAY_worker_niceness": "0",
             **variables,
