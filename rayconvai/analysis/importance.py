@@ -34,8 +34,6 @@ def importance(sweep: Sweep | Sweeps, metric: str | None = None) -> Any:
     if name != sweep.metric.name:
         known = pd.Series(trials.get(name, np.nan), index=trials.index, dtype=float)
         trials = trials.assign(value=known).dropna(subset=["value"])
-            subset=["value"]
-        )
     keys = varying(sweep, trials)
     whole = [key for key in keys if trials[key].notna().all()]
     left = [key for key in keys if key not in whole]
