@@ -34,7 +34,8 @@ class PeriodDiscriminator(nn.Module):
 
     def forward(self, audio_BS: Tensor) -> Judgement:
         audio_BS = functional.pad(audio_BS[:, None], (0, -audio_BS.shape[1] % self.period), mode="reflect")[:, 0]
-        return _through(self.layers, self.score, audio_BS.unflatten(1, (-1, self.period))[:, None])
+        folded_BTP = audio_BS.reshape(len(audio_BS), -1, self.period)
+        return _through(self.layers, self.score, folded_BTP[:, None])
 
 
 class ScaleDiscriminator(nn.Module):

@@ -37,7 +37,7 @@ class GriffinLim(NeuralModule):
         # both ends gives samples to all of them; the transform needs as many as there are hops in a window.
         more = max(1, front.n_fft // front.hop_length - mel_BDT.shape[-1])
         wide_BFT = torch.nn.functional.pad(magnitude_BFT, (1, more), mode="replicate")
-        audio_BS = griffinlim(
+        audio_BS: Tensor = griffinlim(
             wide_BFT,
             front.window,
             front.n_fft,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from typing_extensions import Self, override
 
@@ -124,17 +124,20 @@ class HifiGanModel(Model):
     @typecheck()
     def forward(self, *, mel: Tensor) -> Tensor:
         """Return audio (B, S)."""
-        return self.generator(mel=mel)
+        audio: Tensor = self.generator(mel=mel)
+        return audio
 
     @torch.inference_mode()
     def convert_spectrogram_to_audio(self, spec: Tensor) -> Tensor:
         """Return the audio (B, S), ``hop_length`` samples a frame, of mels (B, D, T) as the preprocessor makes them."""
-        return self.generator(mel=spec.to(self.device))
+        audio: Tensor = self.generator(mel=spec.to(self.device))
+        return audio
 
     def resynthesize(self, *, audio: Tensor, audio_lengths: Tensor) -> Tensor:
         """Return what the vocoder makes of the mels of audio: both (B, S)."""
         mel, _ = self.preprocessor(audio=audio, audio_lengths=audio_lengths)
-        return self.generator(mel=mel)
+        made: Tensor = self.generator(mel=mel)
+        return made
 
     @override
     def check_graph(self) -> None:
@@ -179,16 +182,23 @@ class HifiGanModel(Model):
         made = HifiGanModel(preprocessor=self.preprocessor, generator=self.generator.folded())
         if self._cfg is not None:
             changes = {"generator": {"weight_norm": False}, "discriminators": None}
-            made._cfg = OmegaConf.merge(self._cfg, changes)
+            config = OmegaConf.merge(self._cfg, changes)
+            assert isinstance(config, DictConfig)
+            made._cfg = config
         return made.to(self.device).eval()
 
     @override
-    def save_to(self, save_path: str | Path, card: Mapping[str, Any] | None = None, **more: Any) -> Path:
+    def save_to(
+        self,
+        save_path: str | Path,
+        card: Mapping[str, Any] | None = None,
+        extras: Callable[[Path], None] | None = None,
+    ) -> Path:
         """Write the model for use, ``folded``, as an artefact; see Model.save_to."""
         if self.discriminators is None:
-            return super().save_to(save_path, card, **more)
+            return super().save_to(save_path, card, extras)
         made = self.folded()
-        return made.save_to(save_path, {**(card or {}), "parameters": made.num_weights}, **more)
+        return made.save_to(save_path, {**(card or {}), "parameters": made.num_weights}, extras)
 
     def _discriminators_loss(self, batch: SegmentBatch) -> dict[str, Tensor]:
         assert self.discriminators is not None
@@ -218,7 +228,8 @@ class HifiGanModel(Model):
 
     def _mel_distance(self, made_BS: Tensor, batch: SegmentBatch) -> Tensor:
         mels = [self.whole_band(audio=audio, audio_lengths=batch.audio_lengths)[0] for audio in (made_BS, batch.audio)]
-        return (mels[0] - mels[1]).abs().mean()
+        distance: Tensor = (mels[0] - mels[1]).abs().mean()
+        return distance
 
     def _finite(self, compute: Losses) -> Losses:
         """Let what computes losses refuse a batch whose loss is none."""
@@ -236,7 +247,7 @@ class HifiGanModel(Model):
         mels = [self.whole_band(audio=x, audio_lengths=lengths)[0] for x in (audio, made)]
         frames = lengths // self.preprocessor.hop_length
         for name in _metrics():
-            metric = self.metrics[f"{stage}_{name}"]
+            metric: Any = self.metrics[f"{stage}_{name}"]
             metric.update(mels[1], mels[0], frames)
             self.log(f"{stage}_{name}", metric, batch_size=len(lengths), prog_bar=name == "mel_loss")
         if shown:
