@@ -169,7 +169,7 @@ def damaged(directory: Path) -> str:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        pytest.param(str, "holds no sweep: it has no journal", id="no_sweep"),
+        pytest.param(str, "holds no sweep: there is no journal in", id="no_sweep"),
         pytest.param(damaged, r"journal/0000\.jsonl:4: not JSON; the journal is damaged", id="damaged"),
         pytest.param(lambda _: "s3://closed/runs/x", "s3://closed/runs/x cannot be read: .*Forbidden", id="no_access"),
     ],
