@@ -127,7 +127,7 @@ def _figures(sweep: Sweep) -> Iterator[Section]:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"<[^>]*>", "", text)
+    return " ".join(re.sub(r"<[^>]*>", " ", text).split())
 
 
 def _samples(told: story.Told) -> dict[str, Any]:
