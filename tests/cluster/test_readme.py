@@ -75,4 +75,6 @@ def test_the_sweep_is_one_that_can_be_run(tmp_path: Path, s3: ThreadedMotoServer
     (status,) = started_with("python -m rayconvai status")
     command = [sys.executable, *shlex.split(status.replace("BUCKET", "speech"))[1:]]
     shown = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert (shown.returncode, "s3://speech/runs/asr" in shown.stderr) == (1, True), shown.stdout + shown.stderr
+    assert (shown.returncode, "s3://speech/runs/asr holds no sweep" in shown.stderr) == (2, True), (
+        shown.stdout + shown.stderr
+    )
