@@ -45,7 +45,9 @@ class RayProcesses:
             "RAY_AUTH_TOKEN_PATH": str(self.token),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_memory_monitor_refresh_ms": "0",  # else it kills its workers for what others take of the memory
-            "RAY_raylet_start_wait_time_s": str(int(PATIENCE)),  # on a busy machine a node takes its time
+            # On a busy machine both take their time.
+            "RAY_raylet_start_wait_time_s": str(int(PATIENCE)),
+            "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(int(PATIENCE)),
             "RAY_worker_niceness": "0",
             **variables,
         }
