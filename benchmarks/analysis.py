@@ -2,7 +2,8 @@
 
 Writes the journal of a sweep of 200 trials x 30 epochs on four nodes, with a conditional key, a log-scaled one, two
 choices, early stopping and failures, and measures from the start of a fresh process to all plots as HTML. Then the same
-for a journal of a million history rows (2,860 trials of up to 100 epochs, 5 metrics): the history frame alone, and all plots.
+for a journal of a million history rows (2,860 trials of up to 100 epochs, 5 metrics): the history frame alone, and all
+plots.
 """
 
 from __future__ import annotations

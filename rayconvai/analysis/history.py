@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ class _Rows:
     def __init__(self) -> None:
         self.trials: dict[str, int] = {}
         self.metrics: dict[str, int] = {}
+        self.codes: dict[tuple[str, ...], array[int]] = {}
         self.trial, self.metric = array("i"), array("i")
         self.kind, self.epoch, self.step = array("b"), array("i"), array("q")
         self.time, self.value = array("d"), array("d")
@@ -36,17 +38,12 @@ class _Rows:
     def add(self, trial: str, line: tuple[int, int, int, float], metrics: Mapping[str, Any]) -> None:
         """Add the metrics of a line: its kind's number, epoch, step and time."""
         kind, epoch, step, time = line
-        row = self.trials.setdefault(trial, len(self.trials))
-        count = 0
-        for name, value in metrics.items():
-            if value is None:
-                value = np.nan
-            elif not isinstance(value, (int, float)):
-                continue
-            self.metric.append(self.metrics.setdefault(name, len(self.metrics)))
-            self.value.append(value)
-            count += 1
-        self.trial.extend([row] * count)
+        names, count = tuple(metrics), len(metrics)
+        if names not in self.codes:  # most lines have the metrics of one before
+            self.codes[names] = array("i", (self.metrics.setdefault(name, len(self.metrics)) for name in names))
+        self.metric.extend(self.codes[names])
+        self.value.extend([math.nan if value is None else value for value in metrics.values()])
+        self.trial.extend([self.trials.setdefault(trial, len(self.trials))] * count)
         self.kind.extend([kind] * count)
         self.epoch.extend([epoch] * count)
         self.step.extend([step] * count)
