@@ -128,8 +128,8 @@ def serve(place: str, host: str, port: int) -> None:
     host, port = server.address
     if not _is_loopback(host):
         print(f"warning: whoever can reach {host}:{port} can read the report", file=sys.stderr)
-    print(f"report of {place}: http://{host}:{port}/  (Ctrl-C ends it)", flush=True)
     with server, suppress(KeyboardInterrupt):
+        print(f"report of {place}: http://{host}:{port}/  (Ctrl-C ends it)", flush=True)
         server.serve_forever()
 
 
