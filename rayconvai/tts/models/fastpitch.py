@@ -25,7 +25,7 @@ from rayconvai.core import (
 from rayconvai.core.attention import length_mask
 from rayconvai.core.build import build
 from rayconvai.core.model import Model
-from rayconvai.core.sample import Sample, Text
+from rayconvai.core.sample import Part, Sample, Text
 from rayconvai.core.typecheck import trace
 from rayconvai.data.manifest import Manifest
 from rayconvai.data.module import dataset_of, refuse_not_finite
@@ -295,6 +295,6 @@ class FastPitchModel(Model):
             row, count = int(batch.indices[i]), int(batch.token_lengths[i])
             mel, _, _ = self._speak(batch.tokens[i : i + 1, :count], batch.token_lengths[i : i + 1])
             tokens = self.tokenizer.decode(batch.tokens[i, :count].tolist())
-            texts = {"text": Text(manifest[row].text), "tokens": Text(tokens)}
+            texts: dict[str, Part] = {"text": Text(manifest[row].text), "tokens": Text(tokens)}
             parts = shown(step, i, count, manifest[row], mel, self.preprocessor)
             yield Sample(manifest.where(row), float(errors_B[i]), {**texts, **parts})
