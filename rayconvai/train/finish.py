@@ -85,9 +85,12 @@ def card(config: DictConfig, run_dir: Path, model: Model) -> dict[str, Any]:
     }
 
 
-def samples_of(model: Model, split: str) -> Callable[[Path], None]:
-    """Return what writes, into an artefact, the samples that a model kept when it was measured, with their sounds."""
-    samples = model.kept_samples.get({"dev": "val"}.get(split, split), [])
+def samples_of(model: Model, split: str) -> Callable[[Path], None] | None:
+    """Return what writes, into an artefact, the samples that a model kept when it was measured, with their sounds; None
+    where it kept none."""
+    samples = model.kept_samples.get({"dev": "val"}.get(split, split))
+    if not samples:
+        return None
     return lambda artefact: write_samples(artefact / "samples", split, samples, copy_sounds=True)
 
 
