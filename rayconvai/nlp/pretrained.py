@@ -125,7 +125,7 @@ def _load(library: Any, directory: Path, config: Any) -> nn.Module:
             )
     except Exception as error:
         raise ConfigError(f"{directory}: its weights cannot be read: {_short(error)}") from error
-    for name, found, asked in said["mismatched_keys"]:
+    for name, found, asked in sorted(said["mismatched_keys"]):
         raise ConfigError(f"{directory}: {name} is {tuple(found)}, but config.json asks for {tuple(asked)}")
     missing = sorted(name for name in said["missing_keys"] if not name.startswith("pooler."))
     if missing:
