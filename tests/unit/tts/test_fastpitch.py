@@ -91,12 +91,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[FastPitchModel, d
 
 
 def test_learns_which_tone_is_which_letter_without_being_told(trained: tuple[Any, dict[str, float], Path]) -> None:
-    _, metrics, _ = trained
+    model, metrics, _ = trained
     assert metrics["val_sharpness"] > 0.6
     assert metrics["val_monotonicity"] > 0.85
     assert metrics["val_mel_loss"] < 2.0
     assert metrics["val_duration_error"] < 20.0  # of tones of 200 ms
     assert metrics["val_mcd"] > 0
+    for text in ("abc", "cab"):  # from the text alone
+        tokens = model.parse(text)
+        with torch.inference_mode():
+            mel, lengths, durations = model(tokens=tokens, token_lengths=torch.tensor([tokens.shape[1]]))
+        assert mel.shape[2] == lengths.item() == durations.sum()
+        ends = durations[0].cumsum(0).tolist()  # a silence comes first
+        loudest = mel[0].argmax(0)
+        heights = {text[i]: loudest[ends[i] : ends[i + 1]].median() for i in range(3)}
+        assert heights["a"] < heights["b"] < heights["c"]
 
 
 def test_pace_and_pitch_can_be_chosen(trained: tuple[Any, dict[str, float], Path]) -> None:
