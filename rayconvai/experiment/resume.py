@@ -152,7 +152,8 @@ class ExactResume(Callback):
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["metrics"] = {name: value.detach().clone() for name, value in trainer.callback_metrics.items()}
+        known = sorted(trainer.callback_metrics.items())  # as they were first logged, a resumed run has another order
+        checkpoint["metrics"] = {name: value.detach().clone() for name, value in known}
 
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

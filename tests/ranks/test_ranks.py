@@ -104,7 +104,7 @@ def test_two_ranks_read_texts_as_one(tmp_path: Path) -> None:
     (one,) = on_ranks(1, train, tmp_path / "one", (*overrides, "data.batch_size=16"), tmp_path / "one" / "run", **text)
     two, _ = on_ranks(2, train, tmp_path / "two", (*overrides, "data.batch_size=8"), tmp_path / "two" / "run", **text)
     assert len(one["losses"]) == 22
-    assert one["losses"][-1] < 0.8 * one["losses"][0]
+    assert one["losses"][-1] < 0.9 * one["losses"][0]
     assert two["losses"] == pytest.approx(one["losses"], rel=TOLERANCE)
     assert two["metrics"] == pytest.approx(one["metrics"], rel=10 * TOLERANCE)
 

