@@ -242,16 +242,22 @@ class HifiGanModel(Model):
         return checked
 
     def _evaluate(self, batch: SegmentBatch, stage: str, *, shown: bool) -> None:
-        audio, lengths = batch.audio, batch.audio_lengths
-        made = self.resynthesize(audio=audio, audio_lengths=lengths)
-        mels = [self.whole_band(audio=x, audio_lengths=lengths)[0] for x in (audio, made)]
-        frames = lengths // self.preprocessor.hop_length
+        for row, length in enumerate(batch.audio_lengths.tolist()):  # a rank may get two, and padding would be heard
+            self._compare(batch.audio[row : row + 1, :length], int(batch.indices[row]), stage, shown=shown)
         for name in _metrics():
             metric: Any = self.metrics[f"{stage}_{name}"]
-            metric.update(mels[1], mels[0], frames)
-            self.log(f"{stage}_{name}", metric, batch_size=len(lengths), prog_bar=name == "mel_loss")
+            self.log(f"{stage}_{name}", metric, batch_size=len(batch.indices), prog_bar=name == "mel_loss")
+
+    def _compare(self, audio: Tensor, row: int, stage: str, *, shown: bool) -> None:
+        """Measure what is made of the mel of one utterance (1, S)."""
+        lengths = torch.tensor([audio.shape[1]], device=audio.device)
+        made = self.resynthesize(audio=audio, audio_lengths=lengths)
+        mels = [self.whole_band(audio=x, audio_lengths=lengths)[0] for x in (audio, made)]
+        for name in _metrics():
+            metric: Any = self.metrics[f"{stage}_{name}"]
+            metric.update(mels[1], mels[0], lengths // self.preprocessor.hop_length)
         if shown:
-            where = dataset_of(self, stage).manifest.where(int(batch.indices[0]))
+            where = dataset_of(self, stage).manifest.where(row)
             self.keep_samples(stage, [self._sample(where, (audio[0], made[0]), (mels[0][0], mels[1][0]))])
 
     def _sample(self, where: str, sounds: tuple[Tensor, Tensor], mels: tuple[Tensor, Tensor]) -> Sample:
