@@ -78,7 +78,7 @@ class RayProcesses:
         )  # fmt: skip
 
     def _ray_start(self, *arguments: str) -> None:
-        # A raylet that is told of no ports waits for its agents to find some, and dies if that takes them 15 seconds.
+        # A raylet waits 15 seconds for its agents to report the ports that nobody names, and dies after that.
         agents = ("dashboard-agent-listen", "dashboard-agent-grpc", "metrics-export", "runtime-env-agent")
         ports = [f"--{name}-port={_free_port()}" for name in agents]
         command = [*RAY, "start", "--num-cpus=1", f"--object-store-memory={80 * 2**20}", *ports, *arguments]
