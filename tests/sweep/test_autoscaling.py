@@ -118,7 +118,7 @@ def test_a_sweep_makes_the_cluster_grow(tmp_path: Path, growing: Cluster) -> Non
 
 def test_what_no_node_will_ever_have_is_refused_at_once(tmp_path: Path, growing: Cluster) -> None:
     status, output = run(tmp_path, "resources.gpus=1", RAY_ADDRESS=growing.address, RAY_AUTH_MODE="disabled")
-    assert status == 1, output
+    assert status == 2, output
     refused = (
         "resources.gpus is 1, but no node of the cluster, or of a type that its autoscaler may add (spot), has any"
     )
