@@ -195,7 +195,7 @@ def test_an_artefact_holds_no_pickle_and_restores_the_same_weights(
     _, artefact, _ = trained
     kinds = {".json", ".jsonl", ".yaml", ".safetensors", ".flac"}
     assert {path.suffix for path in artefact.rglob("*") if path.is_file()} <= kinds
-    samples = read_samples(artefact / "samples", "test")
+    samples = read_samples(artefact / "samples")
     assert [sample.score for sample in samples] == sorted((sample.score for sample in samples), reverse=True)
     assert all(Path(sample.parts["audio"].path).is_relative_to(artefact) for sample in samples)
     model = Model.restore_from(artefact)
