@@ -47,13 +47,27 @@ def test_every_recipe_composes_with_every_option(composer: Composer) -> None:
     groups = composer.groups()
     groups["augment"].remove("background")  # asks for a manifest
     groups["schedule"].remove("noam")  # asks for a Conformer
-    groups["tokenizer"].remove("pretrained")  # asks for a pretrained encoder
-    groups = {name: options for name, options in groups.items() if not name.startswith("model")}  # each its own parts
-    for recipe in composer.recipes():
-        of_recipe = Composer(recipe)
-        for options in itertools.zip_longest(*groups.values()):
-            of_recipe.compose([f"{group}={option}" for group, option in zip(groups, options, strict=True) if option])
+    for group in ("model/encoder", "tokenizer"):
+        groups[group].remove("pretrained")  # asks for where it is
+    # Parts of models, data and tokenizers are for recipes of their kind.
+    general = {name: options for name, options in groups.items() if not name.startswith(("model", "data", "tokenizer"))}
+    recipes = {recipe: Composer(recipe) for recipe in composer.recipes()}
+    for of_recipe in recipes.values():
+        chosen = {name: general[name] for name in general.keys() & set(of_recipe._chosen_groups())}
+        for options in itertools.zip_longest(*chosen.values()):
+            of_recipe.compose([f"{group}={option}" for group, option in zip(chosen, options, strict=True) if option])
+    for group in groups.keys() - general.keys():
+        for option in groups[group]:
+            assert any(composes(of_recipe, f"{group}={option}") for of_recipe in recipes.values()), (group, option)
     composer.compose(["augment=background", "augment.waveform.0.manifest=noises.json", "schedule=noam"])
+
+
+def composes(composer: Composer, *overrides: str) -> bool:
+    try:
+        composer.compose(overrides)
+    except ConfigError:
+        return False
+    return True
 
 
 def test_groups_and_keys(composer: Composer) -> None:
