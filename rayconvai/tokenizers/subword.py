@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -59,6 +60,9 @@ class SubwordTokenizer(Tokenizer):
             DataError: there is no text.
         """
         library: Any = require("tokenizers", extra="nlp")
+        written = [text for text in texts if text.strip()]
+        if not written:
+            raise DataError("no text to train a tokenizer from: the training texts have no characters")
         parts, trainers = library.pre_tokenizers, library.trainers
         options = {"vocab_size": vocab_size, "show_progress": False}
         if algorithm == "wordpiece":
@@ -66,20 +70,26 @@ class SubwordTokenizer(Tokenizer):
             tokenizer.normalizer = library.normalizers.BertNormalizer(lowercase=lowercase)
             tokenizer.pre_tokenizer = parts.BertPreTokenizer()
             tokenizer.decoder = library.decoders.WordPiece()
-            trainer = trainers.WordPieceTrainer(special_tokens=[_UNKNOWN], **options)
+            # The library numbers what goes on within a word in the order of a hash, and breaks ties by number: other
+            # pieces in each process. Here they have their numbers before.
+            words = [word for text in written for word in _words(tokenizer, text)]
+            within = sorted({f"##{character}" for word in words for character in word[1:]})
+            trainer = trainers.WordPieceTrainer(special_tokens=[_UNKNOWN, *within], **options)
         else:
             tokenizer = library.Tokenizer(library.models.BPE())
             tokenizer.normalizer = library.normalizers.Lowercase() if lowercase else None
             tokenizer.pre_tokenizer = parts.ByteLevel(add_prefix_space=True)
             tokenizer.decoder = library.decoders.ByteLevel()
             trainer = trainers.BpeTrainer(initial_alphabet=sorted(parts.ByteLevel.alphabet()), **options)
-        written = [text for text in texts if text.strip()]
-        if not written:
-            raise DataError("no text to train a tokenizer from: the training texts have no characters")
         tokenizer.train_from_iterator(written, trainer)
         if tokenizer.get_vocab_size() > vocab_size:
             least = tokenizer.get_vocab_size()
             raise ConfigError(f"tokenizer.vocab_size={vocab_size} is too small for these texts; smallest: {least}")
+        if algorithm == "wordpiece":  # without what was special for the training only
+            tokenizer.model = library.models.WordPiece(tokenizer.get_vocab(), unk_token=_UNKNOWN)
+            plain = json.loads(tokenizer.to_str())
+            plain["added_tokens"] = [one for one in plain["added_tokens"] if one["content"] == _UNKNOWN]
+            return cls(json.dumps(plain))
         return cls(tokenizer.to_str())
 
     @classmethod
@@ -160,3 +170,7 @@ class SubwordTokenizer(Tokenizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["definition"])  # type: ignore[misc]
+
+
+def _words(tokenizer: Any, text: str) -> list[str]:
+    return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -161,3 +163,14 @@ def test_damaged_model_and_other_kind(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match="not a SentencePiece model"):
         load_tokenizer(tmp_path)
     assert json.loads((tmp_path / "tokenizer.json").read_text()) == {"type": "sentencepiece", "vocab_size": 25}
+
+
+@pytest.mark.parametrize("algorithm", ["wordpiece", "bpe"])
+def test_every_process_makes_the_same_subwords(algorithm: str) -> None:
+    code = (
+        "from rayconvai.tokenizers import SubwordTokenizer; texts = [f'{a}{b}ing {b}{a}ed' for a in 'abcdefgh' "
+        f"for b in 'ijklmnop']; print(SubwordTokenizer.train(texts, algorithm='{algorithm}', vocab_size=320).vocab)"
+    )
+    command = [sys.executable, "-c", code]
+    said = {subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(3)}
+    assert len(said) == 1
