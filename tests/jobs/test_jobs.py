@@ -103,10 +103,6 @@ def test_stopped_and_submitted_again(cluster: RayProcesses, checkout: Path, shar
     assert f"artefact: {place}/best" in second
     facts = [json.loads(file.read_text()) for file in Path(place).glob("trials/*/provenance.json")]
     assert {fact["directory"].count("working_dir_files") for fact in facts} == {1}  # what was sent is what ran
-    listed, _ = cluster.job("list", directory=checkout).communicate()
-    assert "runs-1" in listed
-    logs, _ = cluster.job("logs", "--follow", "runs-1", directory=checkout).communicate()
-    assert f"sweep: {place}" in logs
     assert len({worker["node"] for fact in facts for worker in fact.get("ray", {}).get("workers", ())}) == 2
 
 
