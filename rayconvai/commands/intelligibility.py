@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rayconvai.errors import ArtefactError
+from rayconvai.commands.artefacts import restore
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -22,18 +22,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--vocoder", help="artefact of a HiFi-GAN; without one, the Griffin-Lim algorithm")
     given = parser.parse_args(arguments)
     from rayconvai.commands.synthesize import load_vocoder  # torch and lightning take seconds: see there
-    from rayconvai.core.model import Model
     from rayconvai.data.audio import read_utterance
     from rayconvai.data.manifest import Manifest
-    from rayconvai.experiment.mirror import fetched
 
     manifest = Manifest.open(given.manifest, split=given.split)
     models = {}
     for name, ability in (("synthesizer", "generate_spectrogram"), ("recognizer", "transcribe")):
-        artefact = getattr(given, name)
-        models[name] = Model.restore_from(fetched(artefact))
-        if not hasattr(models[name], ability):
-            raise ArtefactError(f"{artefact} holds a {type(models[name]).__name__}, which is no {name}")
+        models[name] = restore(getattr(given, name), ability, f"is no {name}")
     vocoder = load_vocoder(given.vocoder, models["synthesizer"].preprocessor)
     rate = models["recognizer"].preprocessor.sample_rate
     texts = list(manifest.texts())

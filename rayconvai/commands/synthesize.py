@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rayconvai.commands.artefacts import restore
 from rayconvai.errors import ArtefactError, ConfigError
 
 if TYPE_CHECKING:
@@ -27,13 +28,9 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"--pace is {given.pace:g}; it must be from 0.1 to 10")
     import torch  # torch and lightning take seconds: a wrong call does not pay for them
 
-    from rayconvai.core.model import Model
     from rayconvai.data.audio import write_audio
-    from rayconvai.experiment.mirror import fetched
 
-    model = Model.restore_from(fetched(given.artefact))
-    if not hasattr(model, "generate_spectrogram"):
-        raise ArtefactError(f"{given.artefact} holds a {type(model).__name__}, which does not speak text")
+    model = restore(given.artefact, "generate_spectrogram", "does not speak text")
     front = model.preprocessor
     vocoder = load_vocoder(given.vocoder, front)
     tokens = model.parse(given.text)
@@ -52,17 +49,13 @@ def load_vocoder(artefact: str | None, front: MelSpectrogram) -> Any:
     Raises:
         ArtefactError: it is no vocoder, or was trained on other spectrograms.
     """
-    from rayconvai.core.model import Model
-    from rayconvai.experiment.mirror import fetched
     from rayconvai.tts.griffin_lim import GriffinLim
 
     if artefact is None:
         return GriffinLim(front)
-    vocoder = Model.restore_from(fetched(artefact))
-    if not hasattr(vocoder, "convert_spectrogram_to_audio"):
-        raise ArtefactError(f"{artefact} holds a {type(vocoder).__name__}, which is no vocoder")
-    for name in ("sample_rate", "n_fft", "win_length", "hop_length", "num_mels", "fmin", "fmax"):
-        wants, has = getattr(vocoder.preprocessor, name), getattr(front, name)
+    vocoder = restore(artefact, "convert_spectrogram_to_audio", "is no vocoder")
+    for name, has in front.sizes.items():
+        wants = vocoder.preprocessor.sizes[name]
         if wants != has:
             raise ArtefactError(f"{artefact} was trained on spectrograms with {name}={wants}, the voice has {has}")
     return vocoder

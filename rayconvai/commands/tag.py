@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rayconvai.errors import ArtefactError, ConfigError
+from rayconvai.commands.artefacts import restore
+from rayconvai.errors import ConfigError
 
 
 def main(arguments: Sequence[str]) -> int:
     """Print ``TEXT<tab>TYPE=WORDS; TYPE=WORDS`` for each text, of which words are divided at white space."""
     if len(arguments) < 2 or arguments[0].startswith("-"):
         raise ConfigError("usage: python -m rayconvai tag ARTEFACT TEXT [TEXT ...]")
-    from rayconvai.core.model import Model  # torch and lightning take seconds: a wrong call does not pay for them
-    from rayconvai.experiment.mirror import fetched
-
     artefact, *texts = arguments
-    model = Model.restore_from(fetched(artefact))
-    if not hasattr(model, "tag"):
-        raise ArtefactError(f"{artefact} holds a {type(model).__name__}, which does not tag texts")
+    model = restore(artefact, "tag", "does not tag texts")
     for text, tagged in zip(texts, model.tag(texts), strict=True):
         print(f"{text}\t{'; '.join(f'{kind}={words}' for kind, words in tagged.named())}")
     return 0

@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rayconvai.errors import ArtefactError, ConfigError
+from rayconvai.commands.artefacts import restore
+from rayconvai.errors import ConfigError
 
 
 def main(arguments: Sequence[str]) -> int:
     """Print ``FILE<tab>TEXT`` for each sound file."""
     if len(arguments) < 2 or arguments[0].startswith("-"):
         raise ConfigError("usage: python -m rayconvai transcribe ARTEFACT FILE [FILE ...]")
-    from rayconvai.core.model import Model  # torch and lightning take seconds: a wrong call does not pay for them
-    from rayconvai.experiment.mirror import fetched
-
     artefact, *files = arguments
-    model = Model.restore_from(fetched(artefact))
-    if not hasattr(model, "transcribe"):
-        raise ArtefactError(f"{artefact} holds a {type(model).__name__}, which does not transcribe speech")
+    model = restore(artefact, "transcribe", "does not transcribe speech")
     for file in files:  # one by one: a bad file costs nothing of what came before it, a long one pads no other
         print(f"{file}\t{model.transcribe([Path(file)])[0]}", flush=True)
     return 0
