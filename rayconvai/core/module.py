@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 from torch.utils import data
 from typing_extensions import Self
@@ -55,14 +56,27 @@ class NeuralModule(nn.Module, Typing, Serialization, FileIO):
     def as_frozen(self) -> Iterator[None]:
         """Freeze the module for a while; then everything, each submodule's mode too, is as it was."""
         gradients = [(parameter, parameter.requires_grad) for parameter in self.parameters()]
-        modes = [(module, module.training) for module in self.modules()]
         self.requires_grad_(False)
+        try:
+            with self._evaluating():
+                yield
+        finally:
+            for parameter, required in gradients:
+                parameter.requires_grad_(required)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Compute without dropout and gradients for a while; then each submodule's mode is as it was."""
+        with self._evaluating(), torch.inference_mode():
+            yield
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
             yield
         finally:
-            for parameter, required in gradients:
-                parameter.requires_grad_(required)
             for module, training in modes:
                 module.training = training
 

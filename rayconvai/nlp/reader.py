@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -109,15 +108,3 @@ def batches(model: Model, texts: Sequence[Sequence[str]], batch_size: int) -> It
         places = [torch.tensor(one.places) for one in readings]
         inputs["places"] = nn.utils.rnn.pad_sequence(places, batch_first=True)
         yield {name: tensor.to(model.device) for name, tensor in inputs.items()}
-
-
-@contextmanager
-def in_use(model: nn.Module) -> Iterator[None]:
-    """Let a model compute without dropout and gradients, and be as it was afterwards."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(training)

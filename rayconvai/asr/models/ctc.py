@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from typing_extensions import Self, override
 
@@ -159,7 +158,6 @@ class CTCModel(Model):
     def test_step(self, batch: SpeechBatch, batch_idx: int) -> None:
         self._evaluate(batch, "test", {"wer": self.test_wer, "cer": self.test_cer})
 
-    @torch.inference_mode()
     def transcribe(self, sounds: Sequence[str | Path | Tensor], batch_size: int = 16) -> list[str]:
         """Return what is said in each sound.
 
@@ -170,14 +168,12 @@ class CTCModel(Model):
         Raises:
             DataError: a file that cannot be read.
         """
-        training = self.training
-        self.eval()
         texts: list[str] = []
-        for first in range(0, len(sounds), batch_size):
-            signals = [self._read(sound) for sound in sounds[first : first + batch_size]]
-            inputs = {name: tensor.to(self.device) for name, tensor in audio_batch(signals).items()}
-            texts.extend(map(self.tokenizer.decode, self.greedy(*self(**inputs))))
-        self.train(training)
+        with self.in_use():
+            for first in range(0, len(sounds), batch_size):
+                signals = [self._read(sound) for sound in sounds[first : first + batch_size]]
+                inputs = {name: tensor.to(self.device) for name, tensor in audio_batch(signals).items()}
+                texts.extend(map(self.tokenizer.decode, self.greedy(*self(**inputs))))
         return texts
 
     @override

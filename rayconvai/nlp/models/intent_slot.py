@@ -24,7 +24,7 @@ from rayconvai.nlp.encoder import TextEncoder
 from rayconvai.nlp.heads import SequenceClassifier, SequenceLoss, TokenClassifier, TokenLoss
 from rayconvai.nlp.labels import Labels, Span
 from rayconvai.nlp.metrics import Score, class_counts, span_counts
-from rayconvai.nlp.reader import batches, build_encoder, in_use, load_reader, log_evaluation, save_reader, tokens_seen
+from rayconvai.nlp.reader import batches, build_encoder, load_reader, log_evaluation, save_reader, tokens_seen
 from rayconvai.nlp.samples import tagged, with_intent
 from rayconvai.tokenizers import Tokenizer
 
@@ -179,7 +179,7 @@ class IntentSlotClassificationModel(Model):
         """
         in_order = in_words(texts)
         found: list[tuple[Classified, Tagged]] = []
-        with in_use(self):
+        with self.in_use():
             for inputs in batches(self, in_order, batch_size):
                 some = in_order[len(found) : len(found) + len(inputs["tokens"])]
                 intents, slots = self(**inputs)

@@ -23,7 +23,7 @@ from rayconvai.nlp.encoder import TextEncoder
 from rayconvai.nlp.heads import SequenceClassifier, SequenceLoss
 from rayconvai.nlp.labels import Labels
 from rayconvai.nlp.metrics import Score, class_counts
-from rayconvai.nlp.reader import batches, build_encoder, in_use, load_reader, log_evaluation, save_reader, tokens_seen
+from rayconvai.nlp.reader import batches, build_encoder, load_reader, log_evaluation, save_reader, tokens_seen
 from rayconvai.nlp.samples import classified
 from rayconvai.tokenizers import Tokenizer
 
@@ -145,7 +145,7 @@ class TextClassificationModel(Model):
             DataError: a text that is empty, or longer than the encoder takes.
         """
         found: list[Classified] = []
-        with in_use(self):
+        with self.in_use():
             for inputs in batches(self, [[text] for text in texts], batch_size):
                 probabilities = self(tokens=inputs["tokens"], lengths=inputs["lengths"]).softmax(-1)
                 for best, number in zip(*(part.tolist() for part in probabilities.max(-1)), strict=True):

@@ -23,7 +23,7 @@ from rayconvai.nlp.encoder import TextEncoder
 from rayconvai.nlp.heads import TokenClassifier, TokenLoss
 from rayconvai.nlp.labels import Labels
 from rayconvai.nlp.metrics import Score, span_counts
-from rayconvai.nlp.reader import batches, build_encoder, in_use, load_reader, log_evaluation, save_reader, tokens_seen
+from rayconvai.nlp.reader import batches, build_encoder, load_reader, log_evaluation, save_reader, tokens_seen
 from rayconvai.nlp.samples import tagged
 from rayconvai.tokenizers import Tokenizer
 
@@ -143,7 +143,7 @@ class TokenClassificationModel(Model):
         """
         in_order = in_words(texts)
         found: list[Tagged] = []
-        with in_use(self):
+        with self.in_use():
             for inputs in batches(self, in_order, batch_size):
                 some = in_order[len(found) : len(found) + len(inputs["tokens"])]
                 spans = spans_of(self(**inputs).argmax(-1), self.tags, [len(words) for words in some])

@@ -241,7 +241,6 @@ class FastPitchModel(Model):
             raise DataError(f"{text!r} has nothing to say; give a text with words")
         return torch.tensor([tokens], device=self.device)
 
-    @torch.inference_mode()
     def generate_spectrogram(self, tokens: Tensor, pace: float = 1.0, pitch_shift: float = 0.0) -> Tensor:
         """Return the mel spectrogram (B, D, T) of tokens (B, U) from ``parse``.
 
@@ -250,11 +249,9 @@ class FastPitchModel(Model):
             pace: how fast to speak; 2 is twice as fast.
             pitch_shift: how much higher, in semitones.
         """
-        training = self.training
-        self.eval()
         lengths = torch.full((len(tokens),), tokens.shape[1], device=self.device)
-        mel, _, _ = self._speak(tokens.to(self.device), lengths, pace, pitch_shift)
-        self.train(training)
+        with self.in_use():
+            mel, _, _ = self._speak(tokens.to(self.device), lengths, pace, pitch_shift)
         return mel
 
     @override
