@@ -180,6 +180,13 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
             mean, count = sums[0] / sums[1], int(sums[1]) if share is None else share.beside
         self.log(name, mean, batch_size=count, on_step=True, on_epoch=True, prog_bar=True)
 
+    def log_evaluation_mean(self, name: str, value: Any, count: int, *, prog_bar: bool = False) -> None:
+        """Log the mean over the ``count`` utterances of a batch that is evaluated, or a metric that keeps its own
+        state: what is logged is that of all batches and ranks."""
+        # Lightning takes the mean of these over the ranks as a whole number, so they must divide by the ranks.
+        size = count * self.trainer.world_size
+        self.log(name, value, batch_size=size, sync_dist=isinstance(value, Tensor), prog_bar=prog_bar)
+
     def keep_samples(self, stage: str, samples: Iterable[Sample]) -> None:
         """Show what was made of the examples of a batch, of which the best and the worst few are kept.
 

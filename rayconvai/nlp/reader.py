@@ -73,12 +73,10 @@ def log_evaluation(
     model: Model, stage: str, loss: Tensor, metrics: Mapping[str, tuple[Metric, Tensor]], count: int
 ) -> None:
     """Log the loss of a batch and what it adds to each metric, by its name: ``val_loss``, ``val_f1`` ..."""
-    # Lightning takes the mean of these over the ranks as a whole number, so they must divide by the ranks.
-    size = count * model.trainer.world_size
-    model.log(f"{stage}_loss", loss, batch_size=size, sync_dist=True)
+    model.log_evaluation_mean(f"{stage}_loss", loss, count)
     for name, (metric, counts) in metrics.items():
         metric.update(counts)
-        model.log(f"{stage}_{name}", metric, batch_size=size, prog_bar=True)
+        model.log_evaluation_mean(f"{stage}_{name}", metric, count, prog_bar=True)
 
 
 def tokens_seen(batch: TextBatch) -> dict[str, int | float | Tensor]:

@@ -189,11 +189,6 @@ class CTCModel(Model):
         audio, audio_lengths, tokens, token_lengths, _ = batch
         return self.step(audio=audio, audio_lengths=audio_lengths, tokens=tokens, token_lengths=token_lengths)
 
-    def _weight(self, batch: SpeechBatch) -> int:
-        """Return what a batch counts in the mean of a loss."""
-        # Lightning takes the mean of these over the ranks as a whole number, so they must divide by the ranks.
-        return len(batch.audio_lengths) * self.trainer.world_size
-
     def _evaluate(self, batch: SpeechBatch, stage: str, metrics: Mapping[str, WordErrorRate]) -> None:
         loss, log_probs, lengths = self._step(batch)
         refuse_not_finite(self, loss, batch.indices, stage)
@@ -202,11 +197,11 @@ class CTCModel(Model):
             self.tokenizer.decode(ids[:length].tolist())
             for ids, length in zip(batch.tokens.cpu(), batch.token_lengths.tolist(), strict=True)
         ]
-        size = self._weight(batch)
-        self.log(f"{stage}_loss", loss, batch_size=size, sync_dist=True)
+        count = len(batch.audio_lengths)
+        self.log_evaluation_mean(f"{stage}_loss", loss, count)
         for name, metric in metrics.items():
             metric.update(hypotheses, references)
-            self.log(f"{stage}_{name}", metric, batch_size=size, prog_bar=name == "wer")
+            self.log_evaluation_mean(f"{stage}_{name}", metric, count, prog_bar=name == "wer")
         self.keep_samples(stage, self._samples(batch, stage, references, hypotheses))
 
     def _samples(

@@ -279,10 +279,9 @@ class FastPitchModel(Model):
         mcd: Any = self.mcd[stage]
         mcd.update(step.predicted, step.mel, step.lengths)
         measured = {"loss": loss, "mcd": mcd, **measures(step, batch.token_lengths, self.targets, self.preprocessor)}
-        # Lightning takes the mean of these over the ranks as a whole number, so they must divide by the ranks.
-        size = len(batch.audio_lengths) * self.trainer.world_size
         for name, value in measured.items():
-            self.log(f"{stage}_{name}", value, batch_size=size, sync_dist=True, prog_bar=name == "mel_loss")
+            count = len(batch.audio_lengths)
+            self.log_evaluation_mean(f"{stage}_{name}", value, count, prog_bar=name == "mel_loss")
         if batch_idx == 0:
             self.keep_samples(stage, self._samples(batch, step, dataset_of(self, stage).manifest))
 

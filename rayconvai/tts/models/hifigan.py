@@ -246,7 +246,7 @@ class HifiGanModel(Model):
             self._compare(batch.audio[row : row + 1, :length], int(batch.indices[row]), stage, shown=shown)
         for name in _metrics():
             metric: Any = self.metrics[f"{stage}_{name}"]
-            self.log(f"{stage}_{name}", metric, batch_size=len(batch.indices), prog_bar=name == "mel_loss")
+            self.log_evaluation_mean(f"{stage}_{name}", metric, len(batch.indices), prog_bar=name == "mel_loss")
 
     def _compare(self, audio: Tensor, row: int, stage: str, *, shown: bool) -> None:
         """Measure what is made of the mel of one utterance (1, S)."""
