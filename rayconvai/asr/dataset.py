@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from rayconvai.asr.ctc import FrameRate
 from rayconvai.core import AudioSignal, Dataset, Index, LabelsType, LengthsType, NeuralType
 from rayconvai.data.audio import read_utterance
 from rayconvai.data.manifest import Manifest
+from rayconvai.data.sampler import mixed
+from rayconvai.data.speech import padded
 from rayconvai.tokenizers.base import Tokenizer
 
 
@@ -97,7 +97,7 @@ class SpeechDataset(Dataset):
         audio = read_utterance(self.manifest, row, sample_rate=self.rate.sample_rate)
         tokens = self.tokenizer.encode(self.manifest[row].text)
         if self.augment:
-            generator = torch.Generator().manual_seed(_mix(self.seed, int(getattr(index, "epoch", 0)), row))
+            generator = torch.Generator().manual_seed(mixed(self.seed, index) >> 1)
             augmented = audio
             for step in self.augment:
                 augmented = step(augmented, self.rate.sample_rate, generator)
@@ -107,21 +107,4 @@ class SpeechDataset(Dataset):
 
     def _collate_fn(self, batch: Sequence[tuple[Tensor, Tensor, int]]) -> SpeechBatch:
         audio, tokens, rows = zip(*batch, strict=True)
-        return SpeechBatch(
-            **audio_batch(audio),
-            tokens=pad_sequence(list(tokens), batch_first=True),
-            token_lengths=torch.tensor([len(sequence) for sequence in tokens]),
-            indices=torch.tensor(rows),
-        )
-
-
-def _mix(*numbers: int) -> int:
-    """Return a seed in which each number counts; near numbers give unrelated seeds."""
-    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
-
-
-def audio_batch(signals: Sequence[Tensor]) -> dict[str, Any]:
-    """Return the model's audio inputs for these signals, each (S,)."""
-    lengths = torch.tensor([len(signal) for signal in signals])
-    return {"audio": pad_sequence(list(signals), batch_first=True), "audio_lengths": lengths}
+        return SpeechBatch(*padded(audio), *padded(tokens), indices=torch.tensor(rows))

@@ -32,6 +32,12 @@ class Draw(int):
         return draw
 
 
+def mixed(seed: int, index: int) -> int:
+    """Return 64 bits that follow from a seed, an index and the epoch that it was drawn for; near ones are unrelated."""
+    numbers = (seed, int(getattr(index, "epoch", 0)), int(index))
+    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest(), "little")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
     """Who shares the batches.

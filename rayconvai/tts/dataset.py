@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from rayconvai.core import (
     AudioSignal,
@@ -22,6 +21,7 @@ from rayconvai.core import (
 )
 from rayconvai.data.audio import read_utterance
 from rayconvai.data.manifest import Manifest
+from rayconvai.data.speech import padded
 from rayconvai.tts.prepared import Rows
 
 
@@ -93,14 +93,13 @@ class TTSDataset(Dataset):
 
     def _collate_fn(self, batch: Sequence[tuple[Tensor, Tensor, Tensor, int]]) -> TTSBatch:
         tokens, audio, pitch, rows = zip(*batch, strict=True)
-        audio_lengths = torch.tensor([len(signal) for signal in audio])
+        signals, audio_lengths = padded(audio)
         frames = int(audio_lengths.max()) // self.voice.hop_length
-        padded = pad_sequence(list(pitch), batch_first=True)
+        pitches, _ = padded(pitch)
         return TTSBatch(
-            tokens=pad_sequence(list(tokens), batch_first=True),
-            token_lengths=torch.tensor([len(sequence) for sequence in tokens]),
-            audio=pad_sequence(list(audio), batch_first=True),
+            *padded(tokens),
+            audio=signals,
             audio_lengths=audio_lengths,
-            pitch=torch.nn.functional.pad(padded, (0, frames - padded.shape[1])),
+            pitch=torch.nn.functional.pad(pitches, (0, frames - pitches.shape[1])),
             indices=torch.tensor(rows),
         )

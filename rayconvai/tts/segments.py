@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +11,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
 from typing_extensions import override
 
 from rayconvai.core import AudioSignal, Dataset, Index, LengthsType, NeuralType
@@ -22,9 +20,9 @@ from rayconvai.data.corpus import Corpus
 from rayconvai.data.lines import keep_good
 from rayconvai.data.manifest import Manifest
 from rayconvai.data.module import ManifestData
-from rayconvai.data.sampler import LengthBatchSampler
+from rayconvai.data.sampler import LengthBatchSampler, mixed
 from rayconvai.data.soundcheck import open_sound, scan
-from rayconvai.data.speech import STRICT, Checks, usable
+from rayconvai.data.speech import STRICT, Checks, padded, usable
 from rayconvai.errors import require_positive
 
 if TYPE_CHECKING:
@@ -102,14 +100,13 @@ class SegmentDataset(Dataset):
             wanted = max(len(audio) // self.hop_length, 1) * self.hop_length
         else:
             wanted = self.samples
-            first = _draw(len(audio) - wanted + 1, self.seed, int(getattr(index, "epoch", 0)), int(index))
+            first = mixed(self.seed, index) % max(len(audio) - wanted + 1, 1)
             audio = audio[first:]
         return functional.pad(audio[:wanted], (0, max(0, wanted - len(audio)))), row
 
     def _collate_fn(self, batch: Sequence[tuple[Tensor, int]]) -> SegmentBatch:
         audio, rows = zip(*batch, strict=True)
-        lengths = torch.tensor([len(signal) for signal in audio])
-        return SegmentBatch(pad_sequence(list(audio), batch_first=True), lengths, torch.tensor(rows))
+        return SegmentBatch(*padded(audio), torch.tensor(rows))
 
 
 class SegmentData(ManifestData):
@@ -208,9 +205,3 @@ def _too_low(manifest: Manifest, rate: int) -> dict[int, str]:
             )
 
     return scan(len(manifest), problem, "reading sample rates")
-
-
-def _draw(count: int, *numbers: int) -> int:
-    """Return one of the numbers below ``count`` (0 if there is none), the same for the same numbers."""
-    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") % max(count, 1)

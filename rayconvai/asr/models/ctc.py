@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import Self, override
 
 from rayconvai.asr.ctc import CTCDecoder, CTCLoss, FrameRate
-from rayconvai.asr.dataset import SpeechBatch, audio_batch
+from rayconvai.asr.dataset import SpeechBatch
 from rayconvai.asr.decoding.greedy import GreedyCTCDecoder
 from rayconvai.asr.encoder import Encoder
 from rayconvai.asr.features import LogMel
@@ -24,6 +24,7 @@ from rayconvai.core.sample import Part, Sample, Sound
 from rayconvai.core.typecheck import trace
 from rayconvai.data.audio import read_audio
 from rayconvai.data.module import dataset_of, refuse_not_finite
+from rayconvai.data.speech import heard, padded
 from rayconvai.errors import GraphError
 from rayconvai.tokenizers import Tokenizer, load_tokenizer
 
@@ -140,8 +141,7 @@ class CTCModel(Model):
 
     @override
     def seen(self, batch: SpeechBatch) -> Mapping[str, int | float | Tensor]:
-        seconds = batch.audio_lengths.sum() / self.preprocessor.sample_rate
-        return {"audio_seconds": seconds, "utterances": len(batch.audio_lengths)}
+        return heard(batch.audio_lengths, self.preprocessor.sample_rate)
 
     @override
     def training_step(self, batch: SpeechBatch, batch_idx: int) -> Tensor:
@@ -172,8 +172,8 @@ class CTCModel(Model):
         with self.in_use():
             for first in range(0, len(sounds), batch_size):
                 signals = [self._read(sound) for sound in sounds[first : first + batch_size]]
-                inputs = {name: tensor.to(self.device) for name, tensor in audio_batch(signals).items()}
-                texts.extend(map(self.tokenizer.decode, self.greedy(*self(**inputs))))
+                audio, lengths = (tensor.to(self.device) for tensor in padded(signals))
+                texts.extend(map(self.tokenizer.decode, self.greedy(*self(audio=audio, audio_lengths=lengths))))
         return texts
 
     @override

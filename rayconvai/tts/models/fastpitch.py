@@ -29,6 +29,7 @@ from rayconvai.core.sample import Part, Sample, Text
 from rayconvai.core.typecheck import trace
 from rayconvai.data.manifest import Manifest
 from rayconvai.data.module import dataset_of, refuse_not_finite
+from rayconvai.data.speech import heard
 from rayconvai.errors import DataError, GraphError
 from rayconvai.tokenizers import Tokenizer, load_tokenizer
 from rayconvai.tts.alignment import AlignmentEncoder, BinarizationLoss, ForwardSumLoss, HardAlignment
@@ -211,8 +212,7 @@ class FastPitchModel(Model):
 
     @override
     def seen(self, batch: TTSBatch) -> Mapping[str, int | float | Tensor]:
-        seconds = batch.audio_lengths.sum() / self.preprocessor.sample_rate
-        return {"audio_seconds": seconds, "utterances": len(batch.audio_lengths)}
+        return heard(batch.audio_lengths, self.preprocessor.sample_rate)
 
     @override
     def training_step(self, batch: TTSBatch, batch_idx: int) -> Tensor:

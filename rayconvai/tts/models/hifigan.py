@@ -19,6 +19,7 @@ from rayconvai.core.sample import Matrix, Part, Sample, Sound
 from rayconvai.core.turns import Losses
 from rayconvai.core.typecheck import trace
 from rayconvai.data.module import dataset_of, refuse_not_finite
+from rayconvai.data.speech import heard
 from rayconvai.errors import ConfigError, GraphError
 from rayconvai.tts.discriminators import Discriminators, adversarial_loss, discriminators_loss, feature_loss
 from rayconvai.tts.features import MelSpectrogram
@@ -149,7 +150,7 @@ class HifiGanModel(Model):
 
     @override
     def seen(self, batch: SegmentBatch) -> Mapping[str, int | float | Tensor]:
-        return {"audio_seconds": batch.audio_lengths.sum() / self.sample_rate, "utterances": len(batch.audio_lengths)}
+        return heard(batch.audio_lengths, self.sample_rate)
 
     @override
     def trained_parts(self) -> Sequence[nn.Module]:
