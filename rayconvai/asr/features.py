@@ -7,10 +7,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torchaudio.functional import melscale_fbanks
 
 from rayconvai.core import AudioSignal, LengthsType, MelSpectrogramType, NeuralModule, NeuralType, typecheck
 from rayconvai.core.attention import length_mask
+from rayconvai.data.audio import mel_filters
 from rayconvai.errors import require_positive
 
 LOG_FLOOR = 2.0**-24
@@ -65,10 +65,7 @@ class LogMel(NeuralModule):
         self.sample_rate, self.num_features = sample_rate, num_mels
         self.n_fft, self.win_length, self.hop_length = n_fft, win_length, hop_length
         self.dither, self.preemphasis, self.normalize = dither, preemphasis, normalize
-        with torch.device("cpu"):  # it looks at values, which a model built on the meta device does not have
-            filters_FD = melscale_fbanks(
-                n_fft // 2 + 1, 0.0, sample_rate / 2, num_mels, sample_rate, norm="slaney", mel_scale="slaney"
-            )
+        filters_FD = mel_filters(n_fft, num_mels, sample_rate, 0.0, sample_rate / 2)
         self.window_N: Tensor
         self.filters_FD: Tensor
         self.register_buffer("window_N", torch.hann_window(win_length), persistent=False)

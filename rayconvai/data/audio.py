@@ -11,6 +11,7 @@ import numpy as np
 import soundfile
 import torch
 from torch import Tensor
+from torchaudio.functional import melscale_fbanks
 from torchaudio.transforms import Resample
 
 from rayconvai.data.manifest import Manifest
@@ -20,6 +21,12 @@ from rayconvai.errors import DataError, StorageError
 _LEAD = {"MP3": 0.5, "MPEG": 0.5}
 """Seconds to decode before a place that was sought: MP3 frames need data of earlier frames, and are noise without."""
 _CONTAINERS = {".opus": ("OGG", "OPUS"), ".oga": ("OGG", None)}
+
+
+def mel_filters(n_fft: int, num_mels: int, sample_rate: int, fmin: float, fmax: float) -> Tensor:
+    """Return the triangular filters (F, D) of Slaney's mel scale, each of unit area, from ``fmin`` to ``fmax`` Hz."""
+    with torch.device("cpu"):  # it looks at values, which a model built on the meta device does not have
+        return melscale_fbanks(n_fft // 2 + 1, fmin, fmax, num_mels, sample_rate, norm="slaney", mel_scale="slaney")
 
 
 def read_audio(path: str | Path, *, sample_rate: int, offset: float = 0.0, duration: float | None = None) -> Tensor:

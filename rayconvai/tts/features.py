@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchaudio.functional import melscale_fbanks
 
 from rayconvai.core import AudioSignal, LengthsType, MelSpectrogramType, NeuralModule, NeuralType, typecheck
+from rayconvai.core.attention import length_mask
+from rayconvai.data.audio import mel_filters
 from rayconvai.errors import require_positive
 
 FLOOR = 1e-5
@@ -66,10 +67,7 @@ class MelSpectrogram(NeuralModule):
             raise ValueError(f"fmin ({fmin:g}) < fmax ({top:g}) <= sample_rate / 2 ({sample_rate / 2:g}) does not hold")
         self.sample_rate, self.n_fft, self.win_length, self.hop_length = sample_rate, n_fft, win_length, hop_length
         self.num_mels, self.fmin, self.fmax = num_mels, fmin, top
-        with torch.device("cpu"):  # it looks at values, which a model built on the meta device does not have
-            filters_FD = melscale_fbanks(
-                n_fft // 2 + 1, fmin, top, num_mels, sample_rate, norm="slaney", mel_scale="slaney"
-            )
+        filters_FD = mel_filters(n_fft, num_mels, sample_rate, fmin, top)
         self.window: Tensor
         self.filters_DF: Tensor
         self.register_buffer("window", torch.hann_window(win_length), persistent=False)
@@ -106,8 +104,8 @@ class MelSpectrogram(NeuralModule):
         with torch.autocast(audio.device.type, enabled=False):
             magnitude_BFT = self.magnitudes(audio.float(), audio_lengths)
             mel_BDT = torch.matmul(self.filters_DF, magnitude_BFT).clamp(min=FLOOR).log()
-        beyond_BT = torch.arange(mel_BDT.shape[-1], device=mel_BDT.device) >= lengths_B[:, None]
-        return mel_BDT.masked_fill(beyond_BT[:, None], SILENCE), lengths_B
+        within_BT = length_mask(lengths_B, mel_BDT.shape[-1])
+        return mel_BDT.masked_fill(~within_BT[:, None], SILENCE), lengths_B
 
     def magnitudes(self, audio_BS: Tensor, lengths_B: Tensor) -> Tensor:
         """Return the magnitudes (B, F, T) of the Fourier transforms that the bands are made of."""

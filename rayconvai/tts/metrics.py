@@ -11,6 +11,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from typing_extensions import override
 
+from rayconvai.core.attention import length_mask
+
 Floats = npt.NDArray[np.float64]
 DECIBELS = 10 / math.log(10)
 
@@ -41,7 +43,7 @@ class LogMelDistance(_Mean):
     def update(self, made_BDT: Tensor, real_BDT: Tensor, lengths_B: Tensor) -> None:
         """Add a batch; ``lengths_B`` in frames."""
         distance_BT = (made_BDT.double() - real_BDT.double()).abs().mean(1)
-        self.total += (distance_BT * _mask(distance_BT, lengths_B)).sum()
+        self.total += (distance_BT * length_mask(lengths_B, distance_BT.shape[1])).sum()
         self.count += lengths_B.sum()
 
 
@@ -66,7 +68,7 @@ class MelCepstralDistortion(_Mean):
         """Add a batch of natural logarithms of magnitudes; ``lengths_B`` in frames."""
         difference_BKT = mel_cepstra(made_BDT - real_BDT, self.order)[:, 1:]
         distortion_BT = DECIBELS * (2 * difference_BKT.square().sum(1)).sqrt()
-        self.total += (distortion_BT * _mask(distortion_BT, lengths_B)).sum()
+        self.total += (distortion_BT * length_mask(lengths_B, distortion_BT.shape[1])).sum()
         self.count += lengths_B.sum()
 
 
@@ -115,7 +117,7 @@ class PitchError(_Mean):
     @override
     def update(self, made_BT: Tensor, real_BT: Tensor, lengths_B: Tensor) -> None:
         """Add a batch of pitches in Hz, 0 where a frame is unvoiced; ``lengths_B`` in frames."""
-        both_BT = (made_BT > 0) & (real_BT > 0) & _mask(made_BT, lengths_B)
+        both_BT = (made_BT > 0) & (real_BT > 0) & length_mask(lengths_B, made_BT.shape[1])
         cents = 1200 * (made_BT[both_BT].double() / real_BT[both_BT].double()).log2()
         self.total += cents.square().sum()
         self.count += both_BT.sum()
@@ -131,7 +133,7 @@ class VoicingError(_Mean):
     @override
     def update(self, made_BT: Tensor, real_BT: Tensor, lengths_B: Tensor) -> None:
         """Add a batch of pitches in Hz, 0 where a frame is unvoiced; ``lengths_B`` in frames."""
-        self.total += (((made_BT > 0) != (real_BT > 0)) & _mask(made_BT, lengths_B)).sum()
+        self.total += (((made_BT > 0) != (real_BT > 0)) & length_mask(lengths_B, made_BT.shape[1])).sum()
         self.count += lengths_B.sum()
 
 
@@ -142,9 +144,5 @@ class DurationError(_Mean):
     def update(self, made_BU: Tensor, real_BU: Tensor, lengths_B: Tensor) -> None:
         """Add a batch of durations of tokens; ``lengths_B`` in tokens."""
         difference_BU = (made_BU.double() - real_BU.double()).abs()
-        self.total += (difference_BU * _mask(difference_BU, lengths_B)).sum()
+        self.total += (difference_BU * length_mask(lengths_B, difference_BU.shape[1])).sum()
         self.count += lengths_B.sum()
-
-
-def _mask(x_BT: Tensor, lengths_B: Tensor) -> Tensor:
-    return torch.arange(x_BT.shape[1], device=x_BT.device) < lengths_B[:, None]
