@@ -100,9 +100,8 @@ def _reader() -> Any:
             try:
                 cluster = client.get(f"rayclusters/{os.environ['RAY_CLUSTER_NAME']}")
             except requests.HTTPError as error:
-                if (
-                    error.response is not None and error.response.status_code == 403
-                ):  # KubeRay lets a head read it that has an autoscaler
+                denied = error.response is not None and error.response.status_code == 403
+                if denied:  # KubeRay lets a head read it that has an autoscaler
                     return None
                 raise
             if cluster["spec"].get("enableInTreeAutoscaling"):
