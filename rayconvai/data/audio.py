@@ -26,7 +26,8 @@ _CONTAINERS = {".opus": ("OGG", "OPUS"), ".oga": ("OGG", None)}
 def mel_filters(n_fft: int, num_mels: int, sample_rate: int, fmin: float, fmax: float) -> Tensor:
     """Return the triangular filters (F, D) of Slaney's mel scale, each of unit area, from ``fmin`` to ``fmax`` Hz."""
     with torch.device("cpu"):  # it looks at values, which a model built on the meta device does not have
-        return melscale_fbanks(n_fft // 2 + 1, fmin, fmax, num_mels, sample_rate, norm="slaney", mel_scale="slaney")
+        filters: Tensor = melscale_fbanks(n_fft // 2 + 1, fmin, fmax, num_mels, sample_rate, "slaney", "slaney")
+    return filters
 
 
 def read_audio(path: str | Path, *, sample_rate: int, offset: float = 0.0, duration: float | None = None) -> Tensor:
