@@ -140,10 +140,7 @@ def unstopped(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[P
     ("recipe", "precision", "seed"),
     [
         ("asr/conformer_ctc", "32-true", 0),
-        ("asr/conformer_ctc", "32-true", 1),
-        ("asr/conformer_ctc", "bf16-mixed", 2),
         ("asr/conformer_ctc", "16-mixed", 3),
-        ("tts/hifigan", "32-true", 4),
         ("tts/hifigan", "16-mixed", 5),
     ],
 )
@@ -174,7 +171,7 @@ def test_another_number_of_processes(tmp_path: Path) -> None:
     write_corpus(tmp_path)
     run_dir = tmp_path / "run"
     base = [*overrides(run_dir), f"exp_manager.explicit_log_dir={run_dir}", "trainer.strategy=ddp"]
-    for epochs, processes in enumerate((1, 2, 1), start=1):
+    for epochs, processes in enumerate((2, 1), start=1):
         launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "rayconvai.train"]
         lines = [*base, f"trainer.max_epochs={epochs}", f"trainer.devices={processes}"]
         command = [sys.executable, "-m", *launcher, "--config-name=asr/conformer_ctc", *lines]
@@ -182,7 +179,7 @@ def test_another_number_of_processes(tmp_path: Path) -> None:
         warned = "random states of" in (run_dir / "log.txt").read_text()
         assert warned == (epochs > 1)
     epochs_recorded = [line["epoch"] for line in read_metrics(run_dir / "metrics.jsonl") if line["kind"] == "epoch"]
-    assert epochs_recorded == [1, 2, 3]
+    assert epochs_recorded == [1, 2]
 
 
 def check(found: Any, expected: Any, stops: list[tuple[int, str]]) -> None:

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SWEEP = ("python", "-m", "rayconvai.sweep", "sweeps/smoke.yaml")
 TRIALS = 8
-"""Of the sweeps that are stopped: so many that some are left when it comes to that."""
+"""Of the sweep that is stopped: so many that some are left when it comes to that."""
 S3 = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
@@ -57,28 +57,6 @@ def wait_for(job: subprocess.Popen[str], condition: Callable[[], Any]) -> None:
         time.sleep(0.2)
 
 
-def stop_and_submit_again(cluster: RayProcesses, checkout: Path, place: str, *submit: str) -> tuple[str, str]:
-    """Submit, stop the job when a trial has ended, submit again; return what was said each time."""
-    job = cluster.job("submit", "--submission-id", f"{Path(place).parent.name}-1", *submit, directory=checkout)
-    wait_for(job, lambda: records(place, "end"))
-    stop = cluster.job("stop", f"{Path(place).parent.name}-1", directory=checkout)
-    assert "was stopped" in stop.communicate()[0]
-    first, _ = job.communicate()
-    ended = {record["trial"] for record in records(place, "end")}
-    assert 0 < len(ended) < TRIALS, first
-    again = cluster.job("submit", *submit, directory=checkout)
-    second, _ = again.communicate()
-    assert again.returncode == 0, second
-    assert f"going on with {place}: {len(ended)} of " in second
-    state = read_journal(place)
-    assert state.closed == "done"
-    assert len(state.trials) == TRIALS
-    assert [state.trials[number].attempts for number in sorted(ended)] == [1] * len(ended)
-    told = [(record["trial"], record["epoch"]) for record in records(place, "result")]
-    assert len(told) == len(set(told))
-    return first, second
-
-
 def test_a_small_package_travels(checkout: Path, tmp_path: Path) -> None:
     for litter in ("runs/smoke/a.ckpt", "wandb/run", ".venv/bin/python", "rayconvai/__pycache__/x.pyc", "outputs/log"):
         (checkout / litter).parent.mkdir(parents=True, exist_ok=True)
@@ -96,11 +74,26 @@ def test_a_small_package_travels(checkout: Path, tmp_path: Path) -> None:
 
 def test_stopped_and_submitted_again(cluster: RayProcesses, checkout: Path, shared: Path) -> None:
     place = str(shared / "runs" / "smoke")
-    first, second = stop_and_submit_again(
-        cluster, checkout, place, "--working-dir", ".", "--", *SWEEP, f"budget.trials={TRIALS}"
-    )
+    submit = ("--working-dir", ".", "--", *SWEEP, f"budget.trials={TRIALS}")
+    job = cluster.job("submit", "--submission-id", "smoke-1", *submit, directory=checkout)
+    wait_for(job, lambda: records(place, "end"))
+    assert "smoke-1" in cluster.job("list", directory=checkout).communicate()[0]
+    assert "was stopped" in cluster.job("stop", "smoke-1", directory=checkout).communicate()[0]
+    first, _ = job.communicate()
     assert f"sweep: {place}" in first  # the logs were followed
+    assert f"sweep: {place}" in cluster.job("logs", "--follow", "smoke-1", directory=checkout).communicate()[0]
+    ended = {record["trial"] for record in records(place, "end")}
+    assert 0 < len(ended) < TRIALS, first
+    again = cluster.job("submit", *submit, directory=checkout)
+    second, _ = again.communicate()
+    assert again.returncode == 0, second
+    assert f"going on with {place}: {len(ended)} of " in second
     assert f"artefact: {place}/best" in second
+    state = read_journal(place)
+    assert (state.closed, len(state.trials)) == ("done", TRIALS)
+    assert [state.trials[number].attempts for number in sorted(ended)] == [1] * len(ended)
+    told = [(record["trial"], record["epoch"]) for record in records(place, "result")]
+    assert len(told) == len(set(told))
     facts = [json.loads(file.read_text()) for file in Path(place).glob("trials/*/provenance.json")]
     assert {fact["directory"].count("working_dir_files") for fact in facts} == {1}  # what was sent is what ran
     assert len({worker["node"] for fact in facts for worker in fact.get("ray", {}).get("workers", ())}) == 2
@@ -108,14 +101,13 @@ def test_stopped_and_submitted_again(cluster: RayProcesses, checkout: Path, shar
 
 def test_with_storage_in_a_bucket(cluster: RayProcesses, checkout: Path, s3: ThreadedMotoServer) -> None:
     host, port = s3.get_host_and_port()
-    variables = S3 | {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
-    submit = ("--working-dir", ".", "--runtime-env-json", json.dumps({"env_vars": variables}), "--", *SWEEP)
-    place = "s3://speech/jobs/smoke"
-    first, second = stop_and_submit_again(
-        cluster, checkout, place, *submit, "storage=s3://speech/jobs", f"budget.trials={TRIALS}"
-    )
-    assert "interrupted; the same command goes on from here" in first
-    assert f"artefact: {place}/best" in second
+    variables = json.dumps({"env_vars": S3 | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}})
+    sweep = (*SWEEP, "storage=s3://speech/jobs", "budget.trials=2")
+    job = cluster.job("submit", "--working-dir", ".", "--runtime-env-json", variables, "--", *sweep, directory=checkout)
+    said, _ = job.communicate()
+    assert job.returncode == 0, said
+    assert "artefact: s3://speech/jobs/smoke/best" in said
+    assert [trial.attempts for trial in read_journal("s3://speech/jobs/smoke").trials.values()] == [1, 1]
 
 
 def test_storage_that_is_lost_with_the_job_is_refused(cluster: RayProcesses, checkout: Path) -> None:

@@ -16,7 +16,7 @@ from rayconvai.sweep.journal import iter_records
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-SWEEP = ["budget.trials=3", "search.name=optuna", "scheduler={name: asha, reduction: 2}"]
+SWEEP = ["budget.trials=2", "search.name=optuna", "scheduler={name: asha, reduction: 2}"]
 
 
 class BucketPlace(Place):
@@ -68,11 +68,11 @@ def test_sweep_in_a_bucket(s3: ThreadedMotoServer, tmp_path: Path) -> None:
         try:
             assert session.end() == 0, place.output
             place.fetch()
-            assert faults(place, 3) == []
+            assert faults(place, 2) == []
             assert differences(place, outcome(calm)) == []
             assert "checkpoints" not in {part.name for part in place.directory.glob("*")}
             place.forget()
-            assert "3 of 3 ended" in place.command("status", place.address)
+            assert "2 of 2 ended" in place.command("status", place.address)
             assert f"artefact: {place.address}/best" in place.command("promote", place.address, "--top", "1")
             assert "4 of 4 epochs have the recorded metrics" in place.command("replay", place.address)
         finally:
