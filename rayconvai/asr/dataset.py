@@ -14,9 +14,9 @@ from torch import Tensor
 from rayconvai.asr.ctc import FrameRate
 from rayconvai.core import AudioSignal, Dataset, Index, LabelsType, LengthsType, NeuralType
 from rayconvai.data.audio import read_utterance
+from rayconvai.data.batch import padded
 from rayconvai.data.manifest import Manifest
 from rayconvai.data.sampler import mixed
-from rayconvai.data.speech import padded
 from rayconvai.tokenizers.base import Tokenizer
 
 

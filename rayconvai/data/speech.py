@@ -1,13 +1,10 @@
-"""What runs on speech share, whatever is learnt: which utterances can be used, and how batches are made of them."""
+"""What runs on speech share, whatever is learnt: which utterances can be used, and how much of them was heard."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from rayconvai.data.lines import OnBad
 from rayconvai.data.manifest import Manifest, check_manifest
@@ -27,12 +24,6 @@ class Checks:
 
 STRICT = Checks()
 """Every utterance must be usable, whatever its length."""
-
-
-# B batch, L longest
-def padded(sequences: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return sequences as one tensor (B, L), padded with zeros, and their lengths (B,)."""
-    return pad_sequence(list(sequences), batch_first=True), torch.tensor([len(sequence) for sequence in sequences])
 
 
 def heard(audio_lengths_B: Tensor, sample_rate: int) -> dict[str, int | float | Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from rayconvai.core import Dataset, Index, LabelsType, LengthsType, NeuralType, TokenIndex
+from rayconvai.data.batch import padded
 from rayconvai.data.texts import TextManifest
 from rayconvai.nlp.heads import IGNORED
 from rayconvai.nlp.labels import Labels
@@ -116,20 +117,12 @@ class TextDataset(Dataset):
         labels = None if self._labels is None else self._labels[list(batch)]
         places, tags = self._words or (None, None)
         return TextBatch(
-            **token_batch([self._tokens[row] for row in batch]),
+            *padded([self._tokens[row] for row in batch]),
             indices=torch.tensor(batch),
             labels=labels,
             places=None if places is None else _padded(places, batch, 0),
             tags=None if tags is None else _padded(tags, batch, IGNORED),
         )
-
-
-def token_batch(texts: Sequence[Tensor]) -> dict[str, Any]:
-    """Return the model's inputs for these texts, each (T,)."""
-    return {
-        "tokens": pad_sequence(list(texts), batch_first=True),
-        "lengths": torch.tensor([len(text) for text in texts]),
-    }
 
 
 def read(tokenizer: Tokenizer, texts: Sequence[Sequence[str]]) -> list[Reading]:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric
 
 from rayconvai.core.build import build
 from rayconvai.core.model import Model
+from rayconvai.data.batch import padded
 from rayconvai.errors import ArtefactError, DataError
-from rayconvai.nlp.dataset import TextBatch, read, token_batch
+from rayconvai.nlp.dataset import TextBatch, read
 from rayconvai.nlp.encoder import TextEncoder
 from rayconvai.nlp.labels import Labels, load_labels, save_labels
 from rayconvai.tokenizers import Tokenizer, load_tokenizer
@@ -102,7 +103,7 @@ def batches(model: Model, texts: Sequence[Sequence[str]], batch_size: int) -> It
                 raise DataError(f"text {number} is {len(one.tokens)} tokens long; the encoder takes {most}: shorten it")
             if not one.tokens:
                 raise DataError(f"text {number} has no character that the tokenizer knows")
-        inputs = token_batch([torch.tensor(one.tokens) for one in readings])
-        places = [torch.tensor(one.places) for one in readings]
-        inputs["places"] = nn.utils.rnn.pad_sequence(places, batch_first=True)
+        tokens, lengths = padded([torch.tensor(one.tokens) for one in readings])
+        places, _ = padded([torch.tensor(one.places) for one in readings])
+        inputs = {"tokens": tokens, "lengths": lengths, "places": places}
         yield {name: tensor.to(model.device) for name, tensor in inputs.items()}

@@ -72,7 +72,7 @@ class SubwordTokenizer(Tokenizer):
             tokenizer.decoder = library.decoders.WordPiece()
             # The library numbers what goes on within a word in the order of a hash, and breaks ties by number: other
             # pieces in each process. Here they have their numbers before.
-            words = [word for text in written for word in _words(tokenizer, text)]
+            words = (word for text in written for word in _words(tokenizer, text))
             within = sorted({f"##{character}" for word in words for character in word[1:]})
             trainer = trainers.WordPieceTrainer(special_tokens=[_UNKNOWN, *within], **options)
         else:

@@ -20,8 +20,8 @@ from rayconvai.core import (
     TokenIndex,
 )
 from rayconvai.data.audio import read_utterance
+from rayconvai.data.batch import padded
 from rayconvai.data.manifest import Manifest
-from rayconvai.data.speech import padded
 from rayconvai.tts.prepared import Rows
 
 

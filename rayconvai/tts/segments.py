@@ -16,13 +16,14 @@ from typing_extensions import override
 from rayconvai.core import AudioSignal, Dataset, Index, LengthsType, NeuralType
 from rayconvai.core.model import Model
 from rayconvai.data.audio import read_utterance
+from rayconvai.data.batch import padded
 from rayconvai.data.corpus import Corpus
 from rayconvai.data.lines import keep_good
 from rayconvai.data.manifest import Manifest
 from rayconvai.data.module import ManifestData
 from rayconvai.data.sampler import LengthBatchSampler, mixed
 from rayconvai.data.soundcheck import open_sound, scan
-from rayconvai.data.speech import STRICT, Checks, padded, usable
+from rayconvai.data.speech import STRICT, Checks, usable
 from rayconvai.errors import require_positive
 
 if TYPE_CHECKING:

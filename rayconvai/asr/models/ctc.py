@@ -23,8 +23,9 @@ from rayconvai.core.model import Model
 from rayconvai.core.sample import Part, Sample, Sound
 from rayconvai.core.typecheck import trace
 from rayconvai.data.audio import read_audio
+from rayconvai.data.batch import padded
 from rayconvai.data.module import dataset_of, refuse_not_finite
-from rayconvai.data.speech import heard, padded
+from rayconvai.data.speech import heard
 from rayconvai.errors import GraphError
 from rayconvai.tokenizers import Tokenizer, load_tokenizer
 

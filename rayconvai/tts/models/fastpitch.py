@@ -279,8 +279,8 @@ class FastPitchModel(Model):
         mcd: Any = self.mcd[stage]
         mcd.update(step.predicted, step.mel, step.lengths)
         measured = {"loss": loss, "mcd": mcd, **measures(step, batch.token_lengths, self.targets, self.preprocessor)}
+        count = len(batch.audio_lengths)
         for name, value in measured.items():
-            count = len(batch.audio_lengths)
             self.log_evaluation_mean(f"{stage}_{name}", value, count, prog_bar=name == "mel_loss")
         if batch_idx == 0:
             self.keep_samples(stage, self._samples(batch, step, dataset_of(self, stage).manifest))
