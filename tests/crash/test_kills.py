@@ -8,7 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Place, differences, faults, fill, flip, forget_tune, kill, outcome, small_disk, tear
+from harness import (
+    Place,
+    differences,
+    faults,
+    fill,
+    flip,
+    forget_tune,
+    kill,
+    newest_checkpoint,
+    outcome,
+    small_disk,
+    tear,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -31,6 +43,7 @@ def test_killed_in_every_way(tmp_path: Path, undisturbed: dict[str, Any]) -> Non
         assert first.kill_trial()
         assert first.wait_for("lost", trial=0)
         assert first.wait_for("result", trial=1, epoch=1)
+        assert first.wait(lambda: newest_checkpoint(place))  # it is written in the background
         first.kill_driver()
         with place.started() as second:  # Ray has not gone yet
             assert second.wait_for("attempt", trial=1)
