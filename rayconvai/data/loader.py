@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -31,7 +33,8 @@ class StatefulLoader(DataLoader[Any]):
         batch_sampler: says which examples make a batch.
         collate_fn: makes a batch of a list of items.
         num_workers: processes that prepare batches; 0 prepares them here. Workers are started through a fork server
-            (forking a process that has threads, such as a Ray actor, can hang it) and kept from epoch to epoch.
+            (forking a process that has threads, such as a Ray actor, can hang it), kept from epoch to epoch, and end
+            with the process that reads from them, however that ends.
         prefetch_factor: batches that each worker prepares ahead.
         pin_memory: put batches into page-locked memory, for fast copies to a GPU.
 
@@ -60,6 +63,7 @@ class StatefulLoader(DataLoader[Any]):
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
             multiprocessing_context=_context(dataset) if num_workers else None,
+            worker_init_fn=_end_with_the_reader,
             generator=torch.Generator().manual_seed(batch_sampler.seed),
         )
 
@@ -128,6 +132,21 @@ def _context(dataset: Dataset[Any]) -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", __name__, type(dataset).__module__])
     return context
+
+
+def _end_with_the_reader(worker_id: int) -> None:
+    """Let this worker end when the process that reads from it does, by SIGKILL too.
+
+    PyTorch's own watch is of the parent, which is the fork server here, and that ends with its last worker.
+    """
+    reader = multiprocessing.parent_process()
+    assert reader is not None, "this runs in a worker"
+
+    def watch() -> None:
+        reader.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name=f"loader_worker_{worker_id}_watch", daemon=True).start()
 
 
 def _killed_for_memory() -> int:

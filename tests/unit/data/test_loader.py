@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +19,7 @@ from rayconvai.data.sampler import LengthBatchSampler
 from rayconvai.errors import CheckpointError, DataError
 from rayconvai.experiment.resume import ExactResume
 
+ROOT = Path(__file__).parents[3]
 DURATIONS = np.random.default_rng(0).uniform(1, 16, 61)
 WORKERS = pytest.mark.parametrize("num_workers", [0, 2], ids=["in_process", "two_workers"])
 
@@ -186,3 +191,28 @@ def test_lightning_refuses_another_plan_in_mid_epoch(tmp_path: Path) -> None:
     train([SaveAt("on_train_batch_end", 3, path)], 0, max_epochs=1)
     with pytest.raises(CheckpointError, match="changed since the checkpoint"):
         train([], 0, ckpt_path=path, seed=1)
+
+
+KILLS_ITSELF = """
+import os, signal
+from tests.unit.data.test_loader import loader
+if __name__ == "__main__":
+    batches = iter(loader(num_workers=2))
+    print(next(batches).tolist(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "killed.py"
+    script.write_text(KILLS_ITSELF)
+    # Workers, their fork server and its resource tracker have its stdout: it is at its end when the last of them is.
+    run = subprocess.run(
+        [sys.executable, script],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == -signal.SIGKILL
+    assert run.stdout.decode().strip() == str(drawn(loader())[0])
