@@ -46,7 +46,10 @@ def to_html(samples: Sequence[Sample]) -> str:
     A sound whose file is gone is named instead.
     """
     if not samples:
-        return "<p>No samples were kept: the model shows none (Model.keep_samples), or the run is an older one.</p>"
+        why = (
+            "the run's config has samples=false, the model shows none (Model.keep_samples), or the run is an older one"
+        )
+        return f"<p>No samples were kept: {why}.</p>"
     return _STYLE + "".join(map(_sample, samples))
 
 

@@ -180,3 +180,6 @@ class RunConfig:
     exp_manager: ExpManagerConfig = field(default_factory=ExpManagerConfig)
     artefact: bool = True
     """At the end of a single run, test its best checkpoint and write it as an artefact into the run's directory."""
+    samples: bool = True
+    """Keep the best and the worst examples of dev and test, their texts and sounds and what the model made of them, in
+    the run's directory, its logs and its artefact. ``false``: the data must not go where those go."""

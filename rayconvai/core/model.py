@@ -52,6 +52,8 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
         self._optim: Mapping[str, Any] | None = None
         self._schedule: Mapping[str, Any] | None = None
         self._shelves: dict[str, Shelf] = {}
+        self.keeps_samples = True
+        """Whether ``keep_samples`` does."""
         self.kept_samples: dict[str, list[Sample]] = {}
         """Of the last validation (``val``) and test (``test``): the worst first."""
         self._turns = Turns()
@@ -193,7 +195,8 @@ class Model(NeuralModule, LightningModule):  # in this order: NeuralModule says 
         ``validation_step`` calls this with ``val``, ``test_step`` with ``test``. Each rank keeps those of its own
         share; the loggers get those of the first.
         """
-        self._shelves.setdefault(stage, Shelf()).add(samples)
+        if self.keeps_samples:
+            self._shelves.setdefault(stage, Shelf()).add(samples)
 
     def on_validation_epoch_end(self) -> None:
         self._show_samples("val")

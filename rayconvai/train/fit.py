@@ -130,6 +130,7 @@ def build_parts(config: DictConfig) -> tuple[Model, DataModule]:
     if config.tokenizer is not None:
         assets["tokenizer"] = build(config.tokenizer, texts=data.texts())
     model = build_model(config.model, **assets)
+    model.keeps_samples = config.samples
     data.bind(model)
     return model, data
 

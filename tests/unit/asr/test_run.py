@@ -38,7 +38,7 @@ from rayconvai.errors import (
 from rayconvai.experiment.interrupt import Interrupted
 from rayconvai.experiment.samples import read_samples
 from rayconvai.train.__main__ import main
-from rayconvai.train.finish import finish
+from rayconvai.train.finish import finish, train
 from rayconvai.train.fit import FitResult, evaluate, fit
 from rayconvai.train.runtime import Runtime
 from tests.unit.asr.conftest import TEXTS
@@ -187,6 +187,17 @@ def test_a_rerun_has_the_same_numbers_with_workers_and_augmentation_too(
     monkeypatch.setattr(sys, "argv", ["train", "--rerun", str(first.run_dir), f"exp_manager.exp_dir={tmp_path}"])
     main()
     assert f"same numbers as {first.run_dir} (epochs: 3, recorded steps: 6)\n" in capsys.readouterr().out
+
+
+def test_nothing_of_the_data_is_kept_where_that_is_not_wanted(write_manifest: WriteManifest, tmp_path: Path) -> None:
+    board = "exp_manager.create_tensorboard_logger=true"
+    config = small(write_manifest(), "samples=false", "trainer.max_epochs=1", board)
+    runtime = Runtime(run_dir=tmp_path / "run", progress=False)
+    assert train(config, runtime, Runtime(progress=False)).artefact == tmp_path / "run" / "artefact"
+    written = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert not [path for path in written if path.suffix == ".flac" or "samples" in path.parts]
+    told = {path.name for path in written if any(text.encode() in path.read_bytes() for text in TEXTS)}
+    assert told <= {"tokenizer.json"}, "which learns pieces of the training texts"
 
 
 def test_an_artefact_holds_no_pickle_and_restores_the_same_weights(
