@@ -7,7 +7,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
-from multiprocessing.context import BaseContext
+from multiprocessing.context import BaseContext, ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,6 @@ class StatefulLoader(DataLoader[Any]):
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
             multiprocessing_context=_context(dataset) if num_workers else None,
-            worker_init_fn=_end_with_the_reader,
             generator=torch.Generator().manual_seed(batch_sampler.seed),
         )
 
@@ -129,24 +128,31 @@ def _context(dataset: Dataset[Any]) -> BaseContext:
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
+    context = _ForkServer()
     context.set_forkserver_preload(["__main__", __name__, type(dataset).__module__])
     return context
 
 
-def _end_with_the_reader(worker_id: int) -> None:
-    """Let this worker end when the process that reads from it does, by SIGKILL too.
+class _Worker(ForkServerProcess):
+    """Ends when the process that reads from it does, by SIGKILL too.
 
     PyTorch's own watch is of the parent, which is the fork server here, and that ends with its last worker.
     """
+
+    def run(self) -> None:
+        threading.Thread(target=_end_with_the_reader, name="reader_watch", daemon=True).start()
+        super().run()
+
+
+class _ForkServer(ForkServerContext):
+    Process = _Worker
+
+
+def _end_with_the_reader() -> None:
     reader = multiprocessing.parent_process()
     assert reader is not None, "this runs in a worker"
-
-    def watch() -> None:
-        reader.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, name=f"loader_worker_{worker_id}_watch", daemon=True).start()
+    reader.join()
+    os._exit(1)
 
 
 def _killed_for_memory() -> int:

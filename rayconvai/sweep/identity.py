@@ -21,7 +21,7 @@ _KEYS = (
     "recipe", "overrides", "config_dirs", "space", "constraints", "points", "metric", "more_metrics", "search",
     "scheduler", "repeats",
 )  # fmt: skip
-_MAY_CHANGE = ("trainer.max_epochs", "resources.")
+_MAY_CHANGE = ("trainer.max_epochs", "resources.", "samples")
 
 
 def identity(spec: SweepSpec, config: DictConfig | None = None, epochs: int | None = None) -> dict[str, Any]:

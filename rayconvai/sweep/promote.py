@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from rayconvai.config.compose import check
+from rayconvai.config.check import check, complete
 from rayconvai.core.model import Model
 from rayconvai.errors import CheckpointError, SweepError
 from rayconvai.experiment.layout import RunLayout
@@ -152,6 +152,7 @@ def _config(run_dir: Path) -> DictConfig:
         raise CheckpointError(f"{run_dir} has no {file.name}; nothing can be made of this trial")
     config = OmegaConf.load(file)
     assert isinstance(config, DictConfig)
+    config = complete(config)  # a sweep of before has not the keys of today
     check(config)
     return config
 

@@ -65,6 +65,14 @@ def test_the_winner_is_chosen_on_dev_and_the_card_says_how(sweep: Path, capsys: 
     assert told["identity"] == state.identity
 
 
+def test_a_sweep_from_before_a_key_was_there_is_promoted(sweep: Path) -> None:
+    for config in sweep.glob("trials/*/config.yaml"):
+        written = config.read_text()
+        assert "\nsamples: true" in written
+        config.write_text(written.replace("\nsamples: true", ""))
+    assert promote(sweep, read_journal(sweep), LOSS).trial.name == "t0001"
+
+
 def test_the_test_set_does_not_choose(sweep: Path) -> None:
     promoted = promote(sweep, read_journal(sweep), LOSS, Options(top=3))
     tests = {one.trial.name: one.metrics["test_loss"] for _, trials in promoted.ranks for one in trials}

@@ -212,10 +212,10 @@ def test_a_recipe_that_changed_twice_is_forked_twice(sessions: Sessions) -> None
     assert fork(SweepFile("demo.yaml", sessions.spec, {})).spec.name == "demo-3"
 
 
-def test_more_workers_make_no_other_sweep(sessions: Sessions) -> None:
+def test_what_changes_no_number_makes_no_other_sweep(sessions: Sessions) -> None:
     spec = dataclasses.replace(sessions.spec, recipe="line/line", config_dirs=[str(TESTS / "configs")])
     before, base = identity(spec, base_of(spec)), base_of(spec)
-    base.resources.workers, base.seed = 4, 7
+    base.resources.workers, base.samples, base.seed = 4, False, 7
     assert differences(before, identity(spec, base)) == ["seed of the recipe was 0, is 7"]
 
 
