@@ -133,26 +133,29 @@ def _context(dataset: Dataset[Any]) -> BaseContext:
     return context
 
 
-class _Worker(ForkServerProcess):
-    """Ends when the process that reads from it does, by SIGKILL too.
+def end_with_the_starter() -> None:
+    """Let this process, which came through a fork server, end when the one that started it does, by SIGKILL too.
 
-    PyTorch's own watch is of the parent, which is the fork server here, and that ends with its last worker.
+    Nothing else does so: its parent is the fork server, which ends with the last process that came through it.
     """
+    starter = multiprocessing.parent_process()
+    assert starter is not None, "another process has started this one"
 
+    def watch() -> None:
+        starter.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="starter_watch", daemon=True).start()
+
+
+class _Worker(ForkServerProcess):
     def run(self) -> None:
-        threading.Thread(target=_end_with_the_reader, name="reader_watch", daemon=True).start()
+        end_with_the_starter()
         super().run()
 
 
 class _ForkServer(ForkServerContext):
     Process = _Worker
-
-
-def _end_with_the_reader() -> None:
-    reader = multiprocessing.parent_process()
-    assert reader is not None, "this runs in a worker"
-    reader.join()
-    os._exit(1)
 
 
 def _killed_for_memory() -> int:

@@ -18,6 +18,7 @@ from rich.progress import track
 
 from rayconvai.data.audio import read_utterance
 from rayconvai.data.cache import make_once
+from rayconvai.data.loader import end_with_the_starter
 from rayconvai.data.manifest import Manifest, sounds_digest
 from rayconvai.data.soundcheck import open_sound
 from rayconvai.errors import DataError
@@ -135,5 +136,6 @@ def _each(find: Callable[[int], tuple[Values, str]], total: int, title: str) -> 
     if total < _MANY:
         yield from map(find, range(total))
         return
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("forkserver")) as pool:
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(mp_context=context, initializer=end_with_the_starter) as pool:
         yield from track(pool.map(find, range(total), chunksize=16), title, total=total, transient=True)
