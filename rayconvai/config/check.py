@@ -73,11 +73,11 @@ def check(config: DictConfig) -> None:
         if name not in names:
             hint = nearest(name, names) or nearest_full_key(name, config)
             raise ConfigError(f"{name} is not a key of a run{hint}")
-    _check_interpolations(config)
+    plain = _resolved(config)
     _check_run(config)
-    for field in dataclasses.fields(RunConfig):
-        if field.name in config and field.name not in (*_NODES, "augment", "optim", "schedule"):
-            _check_section(config, field.name)
+    for name in names:
+        if name in plain and name not in (*_NODES, "augment", "optim", "schedule"):
+            _check_section(plain[name], name)
     _check_workers(config)
     allow(*(config.packages if "packages" in config else ()))
     for name in _NODES:
@@ -130,10 +130,8 @@ def _check_run(config: DictConfig) -> None:
         raise ConfigError(f"name must be the name of a directory in exp_manager.exp_dir, not {name!r}")
 
 
-def _check_section(config: DictConfig, name: str) -> None:
+def _check_section(plain: Any, name: str) -> None:
     hints = _hints()
-    value = config[name]
-    plain: Any = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
     if name == "trainer" and isinstance(plain, dict):
         for key in plain:
             if key in _OWNED:
@@ -218,6 +216,17 @@ def _check_optimization(config: DictConfig) -> None:
     if not isinstance(schedule, DictConfig):
         raise ConfigError(f"schedule must be a section with a name, or null, not {schedule!r}")
     check_schedule(schedule)
+
+
+def _resolved(config: DictConfig) -> dict[Any, Any]:
+    """Return the config as plain containers: all has a value, and all that is another key's is found."""
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException:
+        _check_interpolations(config)  # names the key
+        raise
+    assert isinstance(plain, dict)
+    return plain
 
 
 def _check_interpolations(config: DictConfig | ListConfig) -> None:

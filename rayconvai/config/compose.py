@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,7 +56,7 @@ def compose(recipe: str, overrides: Sequence[str] = (), config_dirs: Sequence[Pa
 
 
 class Composer:
-    """Composes many runs of one recipe: what Hydra reads from files is kept for each set of group choices."""
+    """Composes many runs of one recipe: what all have in common is kept for each set of group choices."""
 
     def __init__(self, recipe: str, overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> None:
         register()
@@ -74,7 +75,7 @@ class Composer:
         """
         lines = self.split(overrides)
         config: DictConfig = pickle.loads(self._read(lines.groups))  # a third of the time of a deep copy
-        self._apply(lines.values, config)
+        self._apply(lines.values[len(self._values) :], config)
         if any(value.startswith("~") for value in lines.values):
             config = complete(config)
         try:
@@ -104,7 +105,7 @@ class Composer:
 
     def groups(self) -> dict[str, list[str]]:
         """Return the config groups with their options; a nested group is called as in an override, model/encoder."""
-        return {name: self._loader.get_group_options(name) for name in group_names(self._loader)}
+        return {name: self._options(name) for name in group_names(self._loader)}
 
     def recipes(self) -> list[str]:
         """Return the names of all recipes that can be composed."""
@@ -114,10 +115,14 @@ class Composer:
         """Return the full keys that an override of the recipe may set."""
         return known_keys(self.compose())
 
+    @functools.cached_property
+    def _values(self) -> tuple[str, ...]:
+        """The recipe's own overrides that set values; they come before those of a run."""
+        return self.split().values
+
     def _options(self, name: str) -> list[str]:
-        if name not in self._known_options:  # Hydra copies all its sources to answer
-            exists = self._loader.repository.group_exists(name)
-            self._known_options[name] = self._loader.get_group_options(name) if exists else []
+        if name not in self._known_options:
+            self._known_options[name] = self._loader.repository.get_group_options(name)
         return self._known_options[name]
 
     def _chosen_groups(self) -> list[str]:
@@ -134,7 +139,9 @@ class Composer:
                 raise ConfigError(self.explain(error)) from error
             with open_dict(config):
                 del config["hydra"]
-            self._composed[groups] = pickle.dumps(complete(config))
+            config = complete(config)
+            self._apply(self._values, config)
+            self._composed[groups] = pickle.dumps(config)
         return self._composed[groups]
 
     def _apply(self, values: Sequence[str], config: DictConfig) -> None:

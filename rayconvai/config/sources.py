@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
@@ -73,8 +74,8 @@ def explain(error: Exception, loader: ConfigLoaderImpl, recipe: str) -> str:
 def recipes(loader: ConfigLoaderImpl) -> list[str]:
     """Return the names of all recipes: files that are placed at the top of the config."""
     found: list[str] = []
-    for folder in ("", *loader.list_groups("")):
-        names = [f"{folder}/{option}".lstrip("/") for option in loader.get_group_options(folder)]
+    for folder in ("", *loader.repository.get_group_options("", ObjectType.GROUP)):
+        names = [f"{folder}/{option}".lstrip("/") for option in loader.repository.get_group_options(folder)]
         if folder != "hydra" and all(_is_global(loader, name) for name in names if folder):
             found.extend(name for name in names if not _is_structured(loader, name))
     return found
@@ -109,11 +110,11 @@ def group_names(loader: ConfigLoaderImpl, parent: str = "") -> list[str]:
     """Return the names of all config groups, nested ones as ``model/encoder``; folders of recipes are none."""
     homes = {recipe.rpartition("/")[0] for recipe in recipes(loader)} if not parent else set()
     names = []
-    for name in loader.list_groups(parent):
+    for name in loader.repository.get_group_options(parent, ObjectType.GROUP):
         full = f"{parent}/{name}".lstrip("/")
         if full in homes or full == "hydra":
             continue
-        if loader.get_group_options(full):
+        if loader.repository.get_group_options(full):
             names.append(full)
         names.extend(group_names(loader, full))
     return sorted(names)

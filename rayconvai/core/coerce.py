@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
+import functools
 import inspect
 import pathlib
 import types
@@ -154,7 +155,7 @@ def _mapping(value: Any, arguments: tuple[Any, ...], kind: Any, key: str) -> Any
 
 
 def _dataclass(value: dict[str, Any], kind: type, key: str) -> Any:
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     names = [field.name for field in dataclasses.fields(kind) if field.init]
     for name in value:
         if name not in names:
@@ -165,6 +166,11 @@ def _dataclass(value: dict[str, Any], kind: type, key: str) -> Any:
         return kind(**arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(below(key, str(error), names)) from error
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def below(key: str, message: str, names: Iterable[str]) -> str:
