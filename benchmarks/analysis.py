@@ -1,9 +1,9 @@
 """How long it takes to look at a sweep: ``python benchmarks/analysis.py [TRIALS EPOCHS]``.
 
 Writes the journal of a sweep of 200 trials x 30 epochs on four nodes, with a conditional key, a log-scaled one, two
-choices, early stopping and failures, and measures from the start of a fresh process to all plots as HTML. Then the same
-for a journal of a million history rows (2,860 trials of up to 100 epochs, 5 metrics): the history frame alone, and all
-plots.
+choices, early stopping and failures, and measures from the start of a fresh process to all plots as HTML, and to the
+report. Then a journal of a million history rows (2,860 trials of up to 100 epochs, 5 metrics): the history frame alone,
+and all plots.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rayconvai.sweep.journal import SEGMENT
 
 SPEC = {
     "name": "large", "recipe": "asr/conformer_ctc", "metric": {"name": "val_wer", "mode": "min"}, "more_metrics": [],
-    "repeats": 1, "budget": {"trials": 200}, "scheduler": {"name": "asha"},
+    "repeats": 1, "budget": {"trials": 200}, "search": {"name": "optuna"}, "scheduler": {"name": "asha"},
     "space": {
         "optim.lr": "loguniform(1e-4, 1e-1)", "model.encoder.num_layers": "choice(2, 4, 8)",
         "optim": "choice(adamw, muon)", "optim.momentum": {"when": {"optim": "muon"}, "is": "uniform(0.8, 0.99)"},
@@ -123,12 +123,19 @@ def history(directory: str) -> None:
     print(f"  {len(frame):,} rows, {size:.0f} MB; reading them took {grown / 1024:.0f} MB")
 
 
+def report_file(directory: str) -> None:
+    command = [sys.executable, "-m", "rayconvai", "report", directory]
+    print(" ", subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
+    print(f"  {(Path(directory) / 'report.html').stat().st_size / 1e6:.1f} MB")
+
+
 def main(trials: int, epochs: int) -> None:
     directory = Path(tempfile.mkdtemp(prefix="analysis"))
     try:
         write(directory / "sweep", trials, epochs)
         print(f"{trials} trials x {epochs} epochs")
         measure("plots", directory / "sweep")
+        measure("report", directory / "sweep")
         write(directory / "million", 2860, 100)
         print("a million rows")
         measure("history", directory / "million")
@@ -138,7 +145,7 @@ def main(trials: int, epochs: int) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] in (["plots"], ["history"]):
-        {"plots": plots, "history": history}[sys.argv[1]](sys.argv[2])
+    if sys.argv[1:2] in (["plots"], ["report"], ["history"]):
+        {"plots": plots, "report": report_file, "history": history}[sys.argv[1]](sys.argv[2])
     else:
         main(*(int(argument) for argument in sys.argv[1:] or ("200", "30")))
