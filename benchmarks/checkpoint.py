@@ -61,7 +61,7 @@ class Clock(Callback):
 
 
 def main() -> None:
-    """Train, and print what the stretches took."""
+    """Train, and print what a checkpoint costs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoints", type=int, default=12)
     parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"))

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from rayconvai.config.run import ResourcesConfig, RunConfig
 from rayconvai.core.build import TARGET, allow, check_node, full_key, parameters
-from rayconvai.core.coerce import coerce, nearest_key
+from rayconvai.core.coerce import coerce, nearest_key, type_hints
 from rayconvai.core.optim import check_optim
 from rayconvai.core.schedules import check_schedule
 from rayconvai.errors import ConfigError, nearest
@@ -131,7 +130,7 @@ def _check_run(config: DictConfig) -> None:
 
 
 def _check_section(plain: Any, name: str) -> None:
-    hints = _hints()
+    hints = type_hints(RunConfig)
     if name == "trainer" and isinstance(plain, dict):
         for key in plain:
             if key in _OWNED:
@@ -188,7 +187,7 @@ def _check_augment(config: DictConfig) -> None:
     augment = config.augment
     if not isinstance(augment, DictConfig):
         raise ConfigError(f"augment must be a section with waveform and features, not {augment!r}")
-    names = [field.name for field in dataclasses.fields(_hints()["augment"])]
+    names = [field.name for field in dataclasses.fields(type_hints(RunConfig)["augment"])]
     for name in map(str, augment):
         if name not in names:
             raise ConfigError(f"augment.{name} is not a key of augment{nearest_key(f'augment.{name}', names)}")
@@ -264,8 +263,3 @@ def _value(config: DictConfig, key: str) -> Any:
         return OmegaConf.select(config, key)
     except OmegaConfBaseException:
         return None
-
-
-@functools.cache
-def _hints() -> dict[str, Any]:
-    return get_type_hints(RunConfig)

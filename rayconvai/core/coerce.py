@@ -9,7 +9,7 @@ import inspect
 import pathlib
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from typing import Any, Literal
 
@@ -28,6 +28,12 @@ _LEAVES: dict[Any, Callable[[], ValueNode]] = {
 _SCALARS = (str, int, float, bool, bytes)
 _LISTS = (list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
 _MAPS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+
+
+@functools.cache
+def type_hints(kind: type) -> Mapping[str, Any]:
+    """Return the annotations of a class, resolved; reading them takes longer than checking a value by them."""
+    return types.MappingProxyType(typing.get_type_hints(kind))
 
 
 def coerce(value: Any, kind: Any, key: str) -> Any:
@@ -155,7 +161,7 @@ def _mapping(value: Any, arguments: tuple[Any, ...], kind: Any, key: str) -> Any
 
 
 def _dataclass(value: dict[str, Any], kind: type, key: str) -> Any:
-    hints = _hints(kind)
+    hints = type_hints(kind)
     names = [field.name for field in dataclasses.fields(kind) if field.init]
     for name in value:
         if name not in names:
@@ -166,11 +172,6 @@ def _dataclass(value: dict[str, Any], kind: type, key: str) -> Any:
         return kind(**arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(below(key, str(error), names)) from error
-
-
-@functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
 
 
 def below(key: str, message: str, names: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError
 
 from rayconvai.core.build import Parameter
-from rayconvai.core.coerce import coerce, nearest_key
+from rayconvai.core.coerce import coerce, nearest_key, type_hints
 from rayconvai.errors import ConfigError, nearest
 
 T = typing.TypeVar("T")
@@ -45,7 +45,7 @@ def options_of(cls: type[Any]) -> dict[str, Parameter]:
     """
     params_class = getattr(cls, "params_class", None)
     if params_class is not None:
-        hints = typing.get_type_hints(params_class)
+        hints = type_hints(params_class)
         return {
             field.name: Parameter(field.name, hints[field.name], _default(field)) for field in _fields(params_class)
         }
