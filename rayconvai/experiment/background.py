@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
@@ -36,14 +37,12 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
 
     (Lightning's AsyncCheckpointIO has no bound, removes at once, keeps copies on the GPU, and drops the versions that
     modules leave in their state.)
-
-    Args:
-        record: a file that counts what checkpoints know of: on the disk before each of them, also where a node dies.
     """
 
-    def __init__(self, record: Path | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._record = record
+        self.record: Path | None = None
+        """A file that counts what checkpoints know of: on the disk before each of them, also where a node dies."""
         self._thread: ThreadPoolExecutor | None = None
         self._orders: deque[_Order] = deque()
         self._failure: Exception | None = None
@@ -117,9 +116,12 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
         return self._thread.submit(self._do, action, *arguments)
 
     def _write(self, checkpoint: Mapping[str, Any], path: str | Path) -> None:
-        if self._record is not None and self._record.exists():
-            with self._record.open("rb") as file:
+        if self.record is not None and self.record.exists():
+            with self.record.open("rb") as file:
                 os.fsync(file.fileno())
+        self._write_file(checkpoint, Path(path))
+
+    def _write_file(self, checkpoint: Mapping[str, Any], path: Path) -> None:
         super().save_checkpoint(checkpoint, path)
 
     def _do(self, action: Callable[..., None], *arguments: Any) -> None:
@@ -153,6 +155,8 @@ class _HostCopies(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         copies = func is torch.Tensor.__deepcopy__
+        if copies and isinstance(args[0], DTensor):
+            return args[0].detach().to("cpu", copy=True)
         if not copies or type(args[0]) is not torch.Tensor or args[0].layout != torch.strided:
             return func(*args, **(kwargs or {}))
         tensor = args[0].detach()

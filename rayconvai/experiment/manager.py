@@ -17,7 +17,6 @@ import torch.distributed as dist
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, WeightAveraging
-from lightning.pytorch.strategies import ModelParallelStrategy
 from omegaconf import DictConfig
 from typing_extensions import override
 
@@ -95,7 +94,9 @@ def exp_manager(trainer: Trainer, cfg: ExpManagerConfig | DictConfig | Mapping[s
     _add_loggers(trainer, config, layout, resume_from)
     _add_callbacks(trainer, config, layout, checkpoints)
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-        trainer.strategy.checkpoint_io = BackgroundCheckpointIO(layout.metrics)
+        trainer.strategy.checkpoint_io = BackgroundCheckpointIO()
+    if isinstance(trainer.strategy.checkpoint_io, BackgroundCheckpointIO):
+        trainer.strategy.checkpoint_io.record = layout.metrics
     if resume_from:
         trainer.ckpt_path = resume_from
         log.info("resuming from %s", resume_from)
@@ -181,11 +182,6 @@ def _absolute(key: str, place: str) -> str:
 
 def _fetched(trainer: Trainer, address: str) -> Mirror:
     """Return the mirror of a run in a bucket, with its working copy made; the first rank does so for its machine."""
-    if isinstance(trainer.strategy, ModelParallelStrategy) and trainer.world_size > 1:
-        raise ConfigError(
-            f"{type(trainer.strategy).__name__} writes a part of each checkpoint on each node, and only the first node "
-            f"sends its part to {address}; take a directory that all nodes share, or trainer.strategy=ddp"
-        )
     mirror = Mirror(address)
     if trainer.is_global_zero:
         mirror.probe()

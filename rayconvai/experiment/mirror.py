@@ -9,6 +9,8 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
+import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +19,7 @@ from pathlib import Path
 from lightning.pytorch import Callback
 
 from rayconvai.errors import StorageError
-from rayconvai.experiment.storage import SUFFIX
+from rayconvai.experiment.storage import METADATA, SUFFIX
 from rayconvai.places import is_address, open_address, patiently, words, working_copy
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,8 @@ CLOSE_SECONDS = 600.0
 _HELD = ("hang.txt",)
 """What the process that fetches may have open."""
 _STAMP = ".json"
+_CHECKPOINT = re.compile(rf".*{re.escape(SUFFIX)}(?=/|$)")
+"""In the name of a checkpoint, or of a file of a sharded one: the checkpoint's."""
 _ADDRESS = ".address"
 """A file of a working copy, and not of the bucket: what it is the copy of."""
 
@@ -88,14 +92,15 @@ def fetched_file(place: str) -> Path:
     if not is_address(place):
         return path
     fs, source = open_address(place)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for suffix in (_STAMP, ""):
-        try:
-            fs.get_file(source + suffix, f"{path}{suffix}")
-        except FileNotFoundError:
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        except Exception as error:
-            raise StorageError(f"{place} cannot be read: {words(error)}") from error
+    path.with_name(path.name + _STAMP).unlink(missing_ok=True)
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    try:
+        for file in (*fs.find(source), *fs.find(source + _STAMP)):
+            here = Path(f"{path}{file.strip('/')[len(source.strip('/')) :]}")
+            here.parent.mkdir(parents=True, exist_ok=True)
+            fs.get_file(file, str(here))
+    except Exception as error:
+        raise StorageError(f"{place} cannot be read: {words(error)}") from error
     return path
 
 
@@ -193,7 +198,8 @@ class Mirror:
         """Make the working copy what the bucket holds; the bucket is right.
 
         Args:
-            whole: else only what is not here is fetched, and nothing is removed: for who reads beside a writer.
+            whole: else only what is not here and checkpoints that differ are fetched, and nothing is removed: for who
+                reads beside a writer.
 
         Raises:
             StorageError: the bucket cannot be read, or the copy not be written.
@@ -201,7 +207,7 @@ class Mirror:
         try:
             with self._locked():
                 there = self._listed()
-                for name in sorted(there, key=_rank):
+                for name in sorted(there, key=_rank, reverse=True):  # a checkpoint while its stamp says which is here
                     self._fetch(name, there[name], keep=not whole)
                 for name in self._files() if whole else ():
                     if name not in there and name not in _HELD:
@@ -314,11 +320,13 @@ class Mirror:
             return {}
         start = len(self.root.strip("/")) + 1
         names = {path.strip("/")[start:]: int(about["size"]) for path, about in found.items()}
-        return {name: size for name, size in names.items() if name and not name.rpartition("/")[2].startswith(".")}
+        return {name: size for name, size in names.items() if name and not _is_hidden(name.rpartition("/")[2])}
 
     def _fetch(self, name: str, size: int, *, keep: bool) -> None:
         path = self.local / name
-        if path.is_file() and (keep or (name.endswith(SUFFIX) and self._is_same(path, name, size))):
+        checkpoint = _CHECKPOINT.match(name)
+        known = self._is_same(path, checkpoint[0], size) if checkpoint else keep and not name.endswith(SUFFIX + _STAMP)
+        if known and path.is_file():
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -328,13 +336,13 @@ class Mirror:
         finally:
             aside.unlink(missing_ok=True)
 
-    def _is_same(self, path: Path, name: str, size: int) -> bool:
-        """Tell whether a checkpoint here is the bucket's: it has its size, and the stamps are equal."""
-        stamp = path.with_name(path.name + _STAMP)
-        if path.stat().st_size != size or not stamp.is_file():
+    def _is_same(self, path: Path, checkpoint: str, size: int) -> bool:
+        """Tell whether a file of a checkpoint here is the bucket's: it has its size, and the stamps are equal."""
+        stamp = self.local / (checkpoint + _STAMP)
+        if not path.is_file() or path.stat().st_size != size or not stamp.is_file():
             return False
         with suppress(FileNotFoundError):
-            return bool(self.fs.cat_file(f"{self.root}/{name}{_STAMP}") == stamp.read_bytes())
+            return bool(self.fs.cat_file(f"{self.root}/{checkpoint}{_STAMP}") == stamp.read_bytes())
         return False
 
     def _files(self) -> dict[str, tuple[int, int]]:
@@ -344,7 +352,7 @@ class Mirror:
             directories[:] = [name for name in directories if not name.startswith(".")]
             for name in names:
                 path = Path(root, name)
-                if name.startswith(".") or name.endswith(".tmp") or path.is_symlink():
+                if _is_hidden(name) or name.endswith(".tmp") or path.is_symlink():
                     continue
                 with suppress(FileNotFoundError):
                     about = path.stat()
@@ -352,9 +360,13 @@ class Mirror:
         return found
 
 
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") and name != METADATA
+
+
 def _rank(name: str) -> int:
     """Return when a file's turn is: the stamps of checkpoints after all else, and then those."""
-    return 1 if name.endswith(SUFFIX + _STAMP) else 2 if name.endswith(SUFFIX) or f"{SUFFIX}/" in name else 0
+    return 1 if name.endswith(SUFFIX + _STAMP) else 2 if _CHECKPOINT.match(name) else 0
 
 
 class Mirrored(Callback):

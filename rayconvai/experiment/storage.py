@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 SUFFIX = ".ckpt"
 REST = "meta.pt"
 """In the directory of a sharded checkpoint: what is not sharded. (Lightning's name.)"""
+METADATA = ".metadata"
+"""There, too: where each part of each tensor lies. (Torch's name.)"""
 
 
 @dataclass(frozen=True)
@@ -217,12 +219,12 @@ def _files(path: Path) -> list[Path]:
     return list(path.iterdir()) if path.is_dir() else [path]
 
 
-def places_of_weights(path: Path, device: str = "meta") -> dict[str, torch.Tensor]:
+def places_of_weights(path: Path, device: str = "meta", part: str = "state_dict") -> dict[str, torch.Tensor]:
     """Return tensors of the names, shapes and types of a sharded checkpoint's weights."""
     return {
-        key.removeprefix("state_dict."): torch.empty(entry.size, dtype=entry.properties.dtype, device=device)
+        key.removeprefix(f"{part}."): torch.empty(entry.size, dtype=entry.properties.dtype, device=device)
         for key, entry in FileSystemReader(path).read_metadata().state_dict_metadata.items()
-        if key.startswith("state_dict.") and isinstance(entry, TensorStorageMetadata)
+        if key.startswith(f"{part}.") and isinstance(entry, TensorStorageMetadata)
     }
 
 

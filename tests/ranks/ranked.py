@@ -45,9 +45,16 @@ class StopAt(Callback):
 
 
 def train(
-    overrides: Sequence[str], run_dir: Path, stop_at: int = -1, recipe: str = "asr/conformer_ctc", **place: Any
+    overrides: Sequence[str],
+    run_dir: Path | str,
+    stop_at: int = -1,
+    recipe: str = "asr/conformer_ctc",
+    caches: Sequence[Path] = (),
+    **place: Any,
 ) -> dict[str, Any]:
-    """Train; ``stop_at``: until about that step."""
+    """Train; ``stop_at``: until about that step; ``caches``: of each rank, as if it had a machine for itself."""
+    if caches:
+        os.environ["RAYCONVAI_CACHE"] = str(caches[int(os.environ["RANK"])])
     curve, ranks = Curve(), int(os.environ["WORLD_SIZE"])
     config = compose(recipe, list(overrides))
     place = {"devices": ranks, "strategy": "ddp" if ranks > 1 else "auto"} | place
@@ -77,9 +84,12 @@ def on_ranks(count: int, function: Any, directory: Path, *arguments: Any, **opti
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["rayconvai.train.fit", "rayconvai.asr.data", "rayconvai.asr.models.ctc"])
     directory.mkdir(parents=True, exist_ok=True)
+    environment = dict(os.environ)  # the server, from which they come, has that of its own start
     results = [directory / f"result_{rank}.pt" for rank in range(count)]
     processes = [
-        context.Process(target=_rank, args=(rank, count, port, results[rank], function, arguments, options))
+        context.Process(
+            target=_rank, args=(rank, count, port, environment, results[rank], function, arguments, options)
+        )
         for rank in range(count)
     ]
     for process in processes:
@@ -92,11 +102,13 @@ def on_ranks(count: int, function: Any, directory: Path, *arguments: Any, **opti
     return answers
 
 
-def _rank(rank: int, count: int, port: int, result: Path, function: Any, arguments: Any, options: Any) -> None:
+def _rank(
+    rank: int, count: int, port: int, environment: Any, result: Path, function: Any, arguments: Any, options: Any
+) -> None:
     # What torchrun sets.
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0}
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
-    os.environ |= {name: str(value) for name, value in (place | address).items()}
+    os.environ |= environment | {name: str(value) for name, value in (place | address).items()}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=count)
     try:

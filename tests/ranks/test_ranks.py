@@ -7,11 +7,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from moto.server import ThreadedMotoServer
 from ranked import measure, on_ranks, train
 
 from rayconvai.data.manifest import Manifest
 from rayconvai.errors import DataError
+from rayconvai.experiment.mirror import Mirror
 from rayconvai.experiment.storage import find_last
+from rayconvai.places import working_copy
 from tests.unit.tts.tiny import TINY as TINY_GAN
 from tests.unit.tts.tiny import write_hums
 
@@ -166,3 +169,44 @@ def test_fsdp2_learns_as_ddp_and_goes_on_at_another_number_of_ranks(speech: tupl
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     assert find_last(run / "checkpoints") != last
     assert not last.exists()
+
+
+@pytest.mark.slow
+def test_fsdp2_keeps_the_average_that_ddp_keeps_over_restarts(speech: tuple[str, ...], tmp_path: Path) -> None:
+    average = ("exp_manager.ema.enable=true", "exp_manager.ema.decay=0.9")
+    overrides = (*speech, "trainer.max_epochs=3", "data.batch_size=8", *average, *CASES["batch_norm"], *RESUMES)
+    sharded, two = {"strategy": "fsdp2"}, {"most_workers": 2}
+    whole, _ = on_ranks(2, train, tmp_path / "ddp", overrides, tmp_path / "ddp" / "run", **two)
+    run = tmp_path / "run"
+    on_ranks(2, train, tmp_path / "1", overrides, run, stop_at=6, **sharded, **two)
+    again, _ = on_ranks(2, train, tmp_path / "2", overrides, run, **sharded, **two)
+    on_ranks(2, train, tmp_path / "3", overrides, tmp_path / "mixed", stop_at=6, **two)
+    mixed, _ = on_ranks(2, train, tmp_path / "4", overrides, tmp_path / "mixed", **sharded, **two)
+    for result in (again, mixed):
+        assert result["metrics"] == pytest.approx(whole["metrics"], rel=10 * TOLERANCE)
+    last = find_last(run / "checkpoints")
+    assert last is not None
+    measured, _ = on_ranks(2, measure, tmp_path / "5", overrides, last)
+    assert measured["val_loss"] == pytest.approx(again["metrics"]["val_loss"], rel=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_fsdp2_in_a_bucket_on_nodes_that_share_nothing(
+    s3: ThreadedMotoServer, speech: tuple[str, ...], tmp_path: Path
+) -> None:
+    overrides = (*speech, "trainer.max_epochs=3", "data.batch_size=8", *RESUMES)
+    options = {"strategy": "fsdp2", "most_workers": 2}
+    whole, _ = on_ranks(2, train, tmp_path / "whole", overrides, tmp_path / "whole" / "run", **options)
+    run = "s3://speech/runs/x"
+    caches = [tmp_path / "node_0", tmp_path / "node_1"]
+    on_ranks(2, train, tmp_path / "1", overrides, run, stop_at=6, caches=caches, **options)
+    for cache in caches:
+        shutil.rmtree(cache / "buckets")  # other machines
+    again, _ = on_ranks(2, train, tmp_path / "2", overrides, run, caches=caches, **options)
+    assert again["metrics"] == pytest.approx(whole["metrics"], rel=10 * TOLERANCE)
+    Mirror(run).pull()
+    last = find_last(working_copy(run) / "checkpoints")
+    assert last is not None
+    assert {path.name for path in last.iterdir()} == {".metadata", "meta.pt", "__0_0.distcp", "__1_0.distcp"}
+    measured, _ = on_ranks(2, measure, tmp_path / "3", overrides, last)
+    assert measured["val_loss"] == pytest.approx(again["metrics"]["val_loss"], rel=TOLERANCE)

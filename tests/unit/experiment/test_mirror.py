@@ -16,7 +16,7 @@ from moto.server import ThreadedMotoServer
 
 from rayconvai.errors import StorageError
 from rayconvai.experiment import mirror as mirrors
-from rayconvai.experiment.mirror import Mirror, address_of
+from rayconvai.experiment.mirror import Mirror, address_of, fetched_file
 from rayconvai.places import working_copy
 
 Run = Callable[..., Any]
@@ -157,3 +157,22 @@ def test_order_in_which_files_go(server: ThreadedMotoServer, monkeypatch: pytest
     with pytest.raises(StorageError, match="has been removed"):
         mirror.push()
     assert names() == {"metrics.jsonl", "run_0/log.txt", "checkpoints/a.ckpt.json"}
+
+
+@pytest.mark.parametrize("name", ["a.ckpt", "a.ckpt/.metadata"], ids=["file", "shard"])
+def test_a_checkpoint_that_another_machine_has_written_anew(name: str, server: ThreadedMotoServer) -> None:
+    """Of the same name and size, as a run that moved there and back may leave it."""
+    mirror = Mirror(RUN)
+    path, stamp = mirror.local / name, mirror.local / "a.ckpt.json"
+    path.parent.mkdir(parents=True)
+    for content in ("old", "new"):
+        path.write_text(content)
+        stamp.write_text(f"the stamp of {content}")
+        mirror.push()
+    path.write_text("old")
+    stamp.write_text("the stamp of old")
+    mirror.pull(whole=False)
+    assert (path.read_text(), stamp.read_text()) == ("new", "the stamp of new")
+    shutil.rmtree(mirror.local)
+    assert fetched_file(f"{RUN}/a.ckpt") == mirror.local / "a.ckpt"
+    assert (path.read_text(), stamp.read_text()) == ("new", "the stamp of new")
