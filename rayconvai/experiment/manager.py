@@ -181,15 +181,14 @@ def _absolute(key: str, place: str) -> str:
 
 
 def _fetched(trainer: Trainer, address: str) -> Mirror:
-    """Return the mirror of a run in a bucket, with its working copy made; the first rank does so for its machine."""
+    """Return the mirror of a run in a bucket, with its working copy made, by each rank for its machine."""
     mirror = Mirror(address)
     if trainer.is_global_zero:
         mirror.probe()
-        mirror.pull()
-    if dist.is_available() and dist.is_initialized():
-        dist.barrier()
-    if not trainer.is_global_zero:
-        mirror.pull(whole=False)
+    joined = dist.is_available() and dist.is_initialized()
+    mirror.pull(whole=joined or trainer.is_global_zero)  # else the first rank may be at work there already
+    if joined:
+        dist.barrier()  # what the first rank changes from here on, nobody takes back
     return mirror
 
 

@@ -211,7 +211,7 @@ class Mirror:
                     self._fetch(name, there[name], keep=not whole)
                 for name in self._files() if whole else ():
                     if name not in there and name not in _HELD:
-                        (self.local / name).unlink()
+                        self._drop(self.local / name)
                 self._pushed = {name: stamp for name, stamp in self._files().items() if name in there}
         except Exception as error:
             if isinstance(error, OSError) and str(error.filename or "").startswith(str(self.local)):
@@ -239,7 +239,8 @@ class Mirror:
                         raise
                     continue
                 self._pushed[name] = now[name]
-        for name in [name for name in self._pushed if not (self.local / name).exists()]:
+        gone = [name for name in self._pushed if not (self.local / name).exists()]
+        for name in sorted(gone, key=_rank, reverse=True):  # what is left of a checkpoint is seen by its stamp
             with suppress(FileNotFoundError):
                 self.fs.rm_file(f"{self.root}/{name}")
             del self._pushed[name]
@@ -335,6 +336,13 @@ class Mirror:
             os.replace(aside, path)
         finally:
             aside.unlink(missing_ok=True)
+
+    def _drop(self, path: Path) -> None:
+        """Remove a file, and the directories that are empty without it, which no bucket has."""
+        path.unlink()
+        for parent in path.relative_to(self.local).parents[:-1]:
+            with suppress(OSError):
+                (self.local / parent).rmdir()
 
     def _is_same(self, path: Path, checkpoint: str, size: int) -> bool:
         """Tell whether a file of a checkpoint here is the bucket's: it has its size, and the stamps are equal."""

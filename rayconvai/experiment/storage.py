@@ -122,6 +122,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 def damage(path: Path) -> str | None:
     """Say what is wrong with a checkpoint file; None if nothing, or if it has no stamp to hold it against."""
     stamps = read_stamps(path)
+    if path.is_dir() and not {METADATA, REST} <= {file.name for file in path.iterdir()}:
+        return "parts of it are missing"
     if not stamps:
         return None
     size = sum(file.stat().st_size for file in _files(path))

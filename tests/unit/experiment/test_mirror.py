@@ -176,3 +176,6 @@ def test_a_checkpoint_that_another_machine_has_written_anew(name: str, server: T
     shutil.rmtree(mirror.local)
     assert fetched_file(f"{RUN}/a.ckpt") == mirror.local / "a.ckpt"
     assert (path.read_text(), stamp.read_text()) == ("new", "the stamp of new")
+    boto3.client("s3").delete_object(Bucket="speech", Key=f"runs/net/{name}")
+    mirror.pull()
+    assert not (mirror.local / "a.ckpt").exists()
