@@ -30,8 +30,10 @@ MOST_SECONDS = 30.0
 """How long it waits at most before it tries again to reach a bucket."""
 CLOSE_SECONDS = 600.0
 """How long it goes on trying at the end of a run."""
-_HELD = ("hang.txt",)
+_OPEN = ("hang.txt",)
 """What the process that fetches may have open."""
+_Stamps = dict[str, tuple[int, int]]
+"""Of each file its size and the time of its last change."""
 _STAMP = ".json"
 _CHECKPOINT = re.compile(rf".*{re.escape(SUFFIX)}(?=/|$)")
 """In the name of a checkpoint, or of a file of a sharded one: the checkpoint's."""
@@ -160,7 +162,7 @@ class Mirror:
         self.address = address.rstrip("/")
         self.local = working_copy(self.address)
         self.fs, self.root = open_address(self.address)
-        self._pushed: dict[str, tuple[int, int]] = {}
+        self._pushed: _Stamps = {}
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -210,7 +212,7 @@ class Mirror:
                 for name in sorted(there, key=_rank, reverse=True):  # a checkpoint while its stamp says which is here
                     self._fetch(name, there[name], keep=not whole)
                 for name in self._files() if whole else ():
-                    if name not in there and name not in _HELD:
+                    if name not in there and name not in _OPEN:
                         self._drop(self.local / name)
                 self._pushed = {name: stamp for name, stamp in self._files().items() if name in there}
         except Exception as error:
@@ -221,7 +223,9 @@ class Mirror:
     def push(self) -> None:
         """Let the bucket have what has changed here since the last time.
 
-        A checkpoint comes there after the record of all that led to it, and after its stamp, as it does here.
+        A checkpoint comes there after the record of all that led to it, and after its stamp, as it does here. What the
+        bucket has afterwards are the checkpoints that were here at the beginning, also those that have been removed
+        meanwhile: where they come faster than they can be sent, it has a whole one all the same.
 
         Raises:
             StorageError: the working copy has gone.
@@ -229,17 +233,18 @@ class Mirror:
         """
         if not self.local.is_dir():  # else all that is in the bucket would have to go
             raise StorageError(f"{self.local}, the working copy of {self.address}, has been removed")
-        now = self._files()
-        for name in sorted(now, key=lambda name: (_rank(name), now[name][1])):
-            if self._pushed.get(name) != now[name]:
+        with self._held() as (now, held):
+            for name in sorted(now, key=lambda name: (_rank(name), now[name][1])):
+                if self._pushed.get(name) == now[name]:
+                    continue
                 try:
-                    self.fs.put_file(str(self.local / name), f"{self.root}/{name}")
+                    self.fs.put_file(str(held.get(name, self.local / name)), f"{self.root}/{name}")
                 except FileNotFoundError:
                     if (self.local / name).exists():  # else it was removed since it was listed
                         raise
                     continue
                 self._pushed[name] = now[name]
-        gone = [name for name in self._pushed if not (self.local / name).exists()]
+        gone = [name for name in self._pushed if name not in now and not (self.local / name).exists()]
         for name in sorted(gone, key=_rank, reverse=True):  # what is left of a checkpoint is seen by its stamp
             with suppress(FileNotFoundError):
                 self.fs.rm_file(f"{self.root}/{name}")
@@ -306,6 +311,35 @@ class Mirror:
                 wait = min(2 * wait, MOST_SECONDS)
 
     @contextmanager
+    def _held(self) -> Iterator[tuple[_Stamps, dict[str, Path]]]:
+        """Give the files here with their stamps and, for checkpoints that the bucket has not, another name each: by it
+        they stay what they are, whatever becomes of them meanwhile."""
+        place = self.local / ".held"
+        try:
+            while (linked := self._linked(place)) is None:
+                pass
+            yield linked
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+
+    def _linked(self, place: Path) -> tuple[_Stamps, dict[str, Path]] | None:
+        """Do so; None: one of them was removed before it had its other name."""
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        now, held = self._files(), dict[str, Path]()
+        for name in now:
+            if _rank(name) and self._pushed.get(name) != now[name]:
+                link = place / str(len(held))
+                try:
+                    os.link(self.local / name, link)
+                except FileNotFoundError:
+                    return None
+                except OSError:  # a file system without second names
+                    continue
+                held[name] = link
+        return now, held
+
+    @contextmanager
     def _locked(self) -> Iterator[None]:
         """Keep other processes of this machine from fetching at the same time."""
         self.claim()
@@ -353,8 +387,8 @@ class Mirror:
             return bool(self.fs.cat_file(f"{self.root}/{checkpoint}{_STAMP}") == stamp.read_bytes())
         return False
 
-    def _files(self) -> dict[str, tuple[int, int]]:
-        """Return the files here and their stamps: size and time of the last change."""
+    def _files(self) -> _Stamps:
+        """Return the files here."""
         found = {}
         for root, directories, names in os.walk(self.local):
             directories[:] = [name for name in directories if not name.startswith(".")]

@@ -159,6 +159,33 @@ def test_order_in_which_files_go(server: ThreadedMotoServer, monkeypatch: pytest
     assert names() == {"metrics.jsonl", "run_0/log.txt", "checkpoints/a.ckpt.json"}
 
 
+def test_checkpoints_that_come_faster_than_they_are_sent(
+    server: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is replaced by the next one before it has left."""
+    mirror = Mirror(RUN)
+    put = mirror.fs.put_file
+    mirror.local.mkdir(parents=True)
+    steps = iter(range(100))
+
+    def write() -> None:
+        step = next(steps)
+        for name in (f"{step}.ckpt", f"{step}.ckpt.json"):
+            (mirror.local / name).write_text(str(step))
+            (mirror.local / name.replace(str(step), str(step - 1), 1)).unlink(missing_ok=True)
+
+    def put_slowly(here: str, there: str) -> None:
+        write()
+        put(here, there)
+
+    monkeypatch.setattr(mirror.fs, "put_file", put_slowly)
+    write()
+    for _ in range(3):
+        mirror.push()
+        [checkpoint] = names() - {name for name in names() if name.endswith(".json")}
+        assert f"{checkpoint}.json" in names()
+
+
 @pytest.mark.parametrize("name", ["a.ckpt", "a.ckpt/.metadata"], ids=["file", "shard"])
 def test_a_checkpoint_that_another_machine_has_written_anew(name: str, server: ThreadedMotoServer) -> None:
     """Of the same name and size, as a run that moved there and back may leave it."""
