@@ -53,7 +53,7 @@ def _train(given: argparse.Namespace, scratch: Path) -> Path:
     config = compose(given.recipe, [*corpus, limit, *given.overrides])
     runtime = Runtime(run_dir=scratch / "run", progress=False)
     outcome = train(config, runtime, runtime)
-    for row in read_metrics(outcome.run_dir):
+    for row in read_metrics(outcome.run_dir / "metrics.jsonl"):
         print({name: value for name, value in row.items() if name not in ("time", "kind")})
     assert outcome.artefact is not None
     return outcome.artefact

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import re
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.context import BaseContext, ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from rayconvai.data.sampler import LengthBatchSampler, Share
+from rayconvai.data.sampler import LengthBatchSampler, Share, mixed
 from rayconvai.errors import RayconvaiError
 
 
@@ -63,6 +66,7 @@ class StatefulLoader(DataLoader[Any]):
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
             multiprocessing_context=_context(dataset) if num_workers else None,
+            worker_init_fn=partial(_seed, batch_sampler.ranks.rank) if num_workers else None,
             generator=torch.Generator().manual_seed(batch_sampler.seed),
         )
 
@@ -131,6 +135,17 @@ def _context(dataset: Dataset[Any]) -> BaseContext:
     context = _ForkServer()
     context.set_forkserver_preload(["__main__", __name__, type(dataset).__module__])
     return context
+
+
+def _seed(rank: int, worker: int) -> None:
+    """Let what a dataset draws from the global generators differ between ranks, as it does between workers.
+
+    (Lightning's way of doing so has each worker import all of Lightning first.)
+    """
+    seed = mixed(torch.initial_seed(), rank)
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
 
 
 def end_with_the_starter() -> None:
