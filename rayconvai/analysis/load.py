@@ -19,7 +19,7 @@ from rayconvai.places import is_address, read, words
 from rayconvai.sweep.journal import load
 from rayconvai.sweep.spec import MetricSpec
 from rayconvai.sweep.state import Cost, SweepState, TrialRecord
-from rayconvai.sweep.status import others
+from rayconvai.sweep.status import no_sweep
 from rayconvai.sweep.store import open_store
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Sweep:
         store = open_store(self.place)
         self.state = load(store)
         if not self.state.spec:
-            raise SweepError(f"{self.place} holds no sweep: there is no journal in {self.place}/journal{others(store)}")
+            raise no_sweep(store)
         if store.holder() is None:
             self.state.nothing_runs()  # though a driver that was killed has not said so
 
@@ -103,7 +103,8 @@ class Sweep:
         trials = list(self.state.trials.values())
         frame = pd.DataFrame([self._row(trial) for trial in trials])
         index = pd.Index([trial.name for trial in trials], name="trial", dtype="object")
-        frame = frame.set_index(index) if trials else pd.DataFrame(columns=list(_COLUMNS), index=index)
+        bests = [f"{metric.name}.{what}" for metric in self.metrics for what in ("best", "best_epoch")]
+        frame = frame.set_index(index) if trials else pd.DataFrame(columns=[*_COLUMNS, *bests], index=index)
         for key in self.params:
             if key not in frame:
                 frame[key] = np.nan

@@ -97,9 +97,10 @@ class Engine:
         self.at_work[number] = time.monotonic()
         trial = self.state.trials[number]
         if report["epoch"] > trial.epoch:  # else the attempt went over an earlier one's ground
-            fields = {key: report[key] for key in ("epoch", "step", "metrics", "cost", "node") if key in report}
-            if fields.get("node") == trial.node:
-                del fields["node"]
+            fields = {key: report[key] for key in ("epoch", "step", "metrics", "cost") if key in report}
+            for key in ("node", "parameters"):
+                if key in report and report[key] != getattr(trial, key):
+                    fields[key] = report[key]
             self._append("result", trial=number, attempt=trial.attempts, **fields)
             self._over = self._over or ("budget.target" if reaches_target(trial, self.spec) else "")
             for listener in self.listeners:

@@ -19,7 +19,8 @@ point     ``trial`` (number), ``group`` and ``repeat`` (number = group * repeats
 attempt   ``trial``, ``attempt`` (from 1): a process begins to work on the trial
 result    ``trial``, ``attempt``, ``epoch`` (from 1), ``metrics`` (name -> number or null), ``cost``; newer ones
           have ``step`` (the last of the epoch, from 0) and, where it is not that of the trial's result before,
-          ``node`` (the host). One per trial and epoch: what an attempt repeats of an earlier one is left out.
+          ``node`` (the host) and ``parameters`` (how many the model has). One per trial and epoch: what an attempt
+          repeats of an earlier one is left out.
 pause     ``trial``, ``epoch``, maybe ``cost``: it waits there for others
 release   ``trial``: it may go on
 exploit   ``trial``, ``epoch``, ``donor``, ``point``, ``overrides``: it goes on from the checkpoint that trial
@@ -27,7 +28,7 @@ exploit   ``trial``, ``epoch``, ``donor``, ``point``, ``overrides``: it goes on 
 lost      ``trial``, ``attempt``, ``reason``, maybe ``cost``: the process or its machine died; the trial will be tried
           again
 end       ``trial``, ``status`` (finished, stopped: by the scheduler or the budget, infeasible, failed), ``reason``,
-          maybe ``cost`` and ``parameters`` (how many the model has)
+          maybe ``cost`` and ``parameters``
 reopen    ``trial``: it goes on, as the budget of epochs has grown or the whole sweep had failed. Before the
           ``sweep`` of its session
 close     ``reason``: why the driver went (done, interrupted, failed, or budget.KEY that was used up)

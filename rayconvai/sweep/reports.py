@@ -117,7 +117,7 @@ class Reports(Callback):
             self.reported = line["epoch"]
             ranked = {name: metrics[name] for name in self.metrics}
             cost = self.cost(trainer)
-            where = {"step": line["step"], "node": socket.gethostname()}
+            where = {"step": line["step"], "node": socket.gethostname(), "parameters": self.parameters}
             report = {"epoch": self.reported, **ranked, "metrics": metrics, "cost": cost, **where}
             told = trainer.is_global_zero and not self.hand_over(report)
             self.told_to_stop = trainer.strategy.broadcast(told)

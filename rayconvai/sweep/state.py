@@ -271,6 +271,7 @@ class SweepState:
     def _on_result(self, trial: TrialRecord, record: Mapping[str, Any]) -> None:
         trial.report(record["epoch"], record["metrics"])
         trial.node = record.get("node", trial.node)
+        trial.parameters = record.get("parameters", trial.parameters)
         # Format 1 had the attempt's seconds alone.
         trial.spending = record["cost"] if "cost" in record else {"wall": record["seconds"]}
 

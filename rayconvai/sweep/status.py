@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
     if holder is None:
         state.nothing_runs()  # though a driver that was killed has not said so
     if not state.spec:
-        raise SweepError(f"{options.sweep} holds no sweep: it has no journal{others(store)}")
+        raise no_sweep(store)
     console = command_console()
     metric = state.metrics[0]
     console.print(Text(f"{options.sweep}: {state.spec.get('recipe', '')}, {metric.name} ({metric.mode})", "bold"))
@@ -64,8 +64,14 @@ def _driver(state: SweepState, holder: Holder | None) -> str:
     return f"nobody is at work; the driver ended at {last}: {_REASONS.get(state.closed, state.closed)}"
 
 
-def others(store: Store) -> str:
-    """Name the sweeps that may have been meant."""
+def no_sweep(store: Store) -> SweepError:
+    """Return the error for a place whose journal says nothing; with the sweeps that may have been meant."""
+    if store.segments():
+        return SweepError(f"{store.place} holds no sweep: no line of the journal in {store.place}/journal is whole")
+    return SweepError(f"{store.place} holds no sweep: there is no journal in {store.place}/journal{_others(store)}")
+
+
+def _others(store: Store) -> str:
     if not isinstance(store.place, Path):
         return ""
     place = store.place.absolute()

@@ -110,7 +110,7 @@ class Directory:
     def snapshot(self) -> bytes | None:
         try:
             return (self.root / "snapshot.json").read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def holder(self) -> Holder | None:
@@ -120,7 +120,7 @@ class Directory:
                     fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 except BlockingIOError:
                     return Holder(**json.loads(lock.read()))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             pass
         return None
 

@@ -135,6 +135,13 @@ def test_several_sweeps_together(demo: Path, writer: Made) -> None:
 def test_a_place_without_a_sweep_is_said(demo: Path, tmp_path: Path) -> None:
     with pytest.raises(SweepError, match=r"dem holds no sweep: there is no journal in .*/dem/journal; nearest: demo"):
         Sweep(demo.parent / "dem")
+    (tmp_path / "notes.txt").write_text("no directory")
+    with pytest.raises(SweepError, match=r"notes.txt holds no sweep: there is no journal"):
+        Sweep(tmp_path / "notes.txt")
+    (tmp_path / "cut" / "journal").mkdir(parents=True)
+    (tmp_path / "cut" / "journal" / "0000.jsonl").write_text('{"kind": "sweep", "ti')
+    with pytest.raises(SweepError, match=r"cut holds no sweep: no line of the journal in .*cut/journal is whole$"):
+        Sweep(tmp_path / "cut")
 
 
 def test_a_torn_end_is_passed_over_and_damage_is_named(writer: Made) -> None:

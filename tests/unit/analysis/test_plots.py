@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from rayconvai.errors import SweepError
 from .conftest import Writer
 
 Made = Callable[..., Writer]
+NOTEBOOK = Path(__file__).parents[3] / "sweeps" / "analysis.ipynb"
 MANY = ("learning_curves", "parallel", "importance", "slices", "contours", "pareto")
 
 
@@ -166,6 +168,20 @@ def test_what_is_missing_is_said(writer: Made, make: Callable[[Writer], None]) -
     if make in (no_trial, no_value):
         with pytest.raises(SweepError, match=r"no trial of the sweep in .* has a val_wer yet"):
             _ = sweep.best
+
+
+@pytest.mark.parametrize("make", POOR, ids=lambda make: make.__name__)
+def test_the_notebook_comes_to_its_end(
+    writer: Made, make: Callable[[Writer], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while a sweep runs: there is no artefact yet."""
+    made = writer(search={"name": "random"}, budget={"trials": 9})
+    make(made)
+    monkeypatch.setenv("SWEEP", str(made.close()))
+    variables: dict[str, Any] = {}
+    for cell in json.loads(NOTEBOOK.read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), variables)
 
 
 def test_a_metric_that_nobody_reported_is_named(demo: Path) -> None:

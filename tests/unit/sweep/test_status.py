@@ -159,7 +159,7 @@ def test_no_sweep_is_one_line_that_names_those_there_are(tmp_path: Path) -> None
         with Journal(tmp_path / name) as journal:
             journal.open({}, SPEC)
     for wrong, hint in (("asr2", "nearest: asr"), ("x", f"sweeps in {tmp_path}: asr, tts"), ("", "asr, tts")):
-        with pytest.raises(SweepError, match=rf"holds no sweep: it has no journal; .*{hint}$"):
+        with pytest.raises(SweepError, match=rf"holds no sweep: there is no journal in .*; .*{hint}$"):
             main([str(tmp_path / wrong)])
 
 
