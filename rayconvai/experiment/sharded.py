@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -81,8 +81,9 @@ def write_sharded(parts: dict[str, Any], rest: Mapping[str, Any], path: Path, gr
     def prepare() -> str:
         if rank:
             return ""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)).name
+        new = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        new.mkdir(parents=True)
+        return new.name
 
     def write() -> list[Entry]:
         aside.mkdir(parents=True, exist_ok=True)
