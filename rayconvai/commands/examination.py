@@ -38,10 +38,9 @@ def findings_of(named: str | None) -> list[Finding]:
         with ray_cluster():
             return [*_of_cluster(), *_of_nodes(there(), named)]
     except ClusterError as problem:
-        fix = (
-            "is its head running (ray status there), and does this machine reach it? The rest is of this machine alone"
-        )
-        return [error("cluster", str(problem), fix), *_of_nodes([here()], named)]
+        said, _, fix = str(problem).partition("; ")
+        fix = fix or "see that its head is running (ray status there) and that this machine reaches it"
+        return [error("cluster", said, f"{fix}. The rest is of this machine alone"), *_of_nodes([here()], named)]
 
 
 def _of_cluster() -> Iterator[Finding]:
