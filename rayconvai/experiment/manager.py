@@ -39,7 +39,7 @@ from rayconvai.experiment.identity import LoggerIds
 from rayconvai.experiment.interrupt import StopOnSignal
 from rayconvai.experiment.layout import ATTEMPT_FILES, RunLayout, new_directory, version_names
 from rayconvai.experiment.loggers import RunTensorBoardLogger, RunWandbLogger
-from rayconvai.experiment.mirror import Mirror, Mirrored, new_address
+from rayconvai.experiment.mirror import Mirror, Mirrored, fetched_file, new_address
 from rayconvai.experiment.mlflow_logger import RunMLflowLogger
 from rayconvai.experiment.options import CheckpointParams, ExpManagerConfig, OptionError, duration, options
 from rayconvai.experiment.record import Best, MetricsRecord, RecordEpochs
@@ -84,6 +84,9 @@ def exp_manager(trainer: Trainer, cfg: ExpManagerConfig | DictConfig | Mapping[s
     mirror = _fetched(trainer, place) if is_address(place) else None
     checkpoints = Path(config.checkpoint_callback_params.dirpath or layout.checkpoints)
     resume_from = _agree(trainer, lambda: str(choose_checkpoint(config, checkpoints) or ""), "CHECKPOINT")
+    given = config.resume_from_checkpoint or ""
+    if is_address(given) and resume_from == str(working_copy(given)) and not trainer.is_global_zero:
+        fetched_file(given, keep=True)  # the first rank may have done so on another machine
     if trainer.is_global_zero:
         _begin(layout, config, checkpoints)
         attempt = 1 + len(list(layout.root.glob("run_*/provenance.json")))

@@ -19,7 +19,7 @@ from pathlib import Path
 from lightning.pytorch import Callback
 
 from rayconvai.errors import StorageError
-from rayconvai.experiment.storage import METADATA, SUFFIX
+from rayconvai.experiment.storage import METADATA, SUFFIX, remove
 from rayconvai.places import is_address, open_address, patiently, words, working_copy
 
 log = logging.getLogger(__name__)
@@ -84,8 +84,12 @@ def sweep_directory(place: str) -> Path:
     return working_copy(place).absolute()
 
 
-def fetched_file(place: str) -> Path:
+def fetched_file(place: str, *, keep: bool = False) -> Path:
     """Return a path; for a checkpoint in a bucket, where it has been fetched to. There may be no such file.
+
+    Args:
+        place: the path or address.
+        keep: one that is here is not fetched again.
 
     Raises:
         StorageError: the bucket cannot be read.
@@ -94,15 +98,25 @@ def fetched_file(place: str) -> Path:
     if not is_address(place):
         return path
     fs, source = open_address(place)
-    path.with_name(path.name + _STAMP).unlink(missing_ok=True)
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    try:
-        for file in (*fs.find(source), *fs.find(source + _STAMP)):
-            here = Path(f"{path}{file.strip('/')[len(source.strip('/')) :]}")
-            here.parent.mkdir(parents=True, exist_ok=True)
-            fs.get_file(file, str(here))
-    except Exception as error:
-        raise StorageError(f"{place} cannot be read: {words(error)}") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if keep and path.exists():
+            return path
+        stamp, aside = path.with_name(path.name + _STAMP), path.with_name(f".{path.name}.tmp")
+        for old in (aside, path, stamp):
+            remove(old)
+        try:
+            for file in fs.find(source):
+                here = Path(f"{aside}{file.strip('/')[len(source.strip('/')) :]}")
+                here.parent.mkdir(parents=True, exist_ok=True)
+                fs.get_file(file, str(here))
+            for file in fs.find(source + _STAMP):
+                fs.get_file(file, str(stamp))
+        except Exception as error:
+            raise StorageError(f"{place} cannot be read: {words(error)}") from error
+        if aside.exists():
+            os.replace(aside, path)
     return path
 
 

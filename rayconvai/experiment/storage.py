@@ -190,19 +190,19 @@ def read_stamps(path: Path) -> list[Stamp]:
 def remove_half_written(directory: Path) -> None:
     """Remove what a killed writer left in a directory of checkpoints."""
     for aside in directory.glob(f".*{SUFFIX}*.tmp"):
-        _remove(aside)
+        remove(aside)
 
 
 def publish(aside: Path, path: Path) -> None:
     """Give what is written its name; what had it before, a file or a directory, goes."""
     before = path.with_name(f".{path.name}.before.tmp")
     if aside.is_dir() or path.is_dir():  # which no rename replaces
-        _remove(before)
+        remove(before)
         if path.exists():
             os.replace(path, before)
     os.replace(aside, path)
     sync_directory(path.parent)
-    _remove(before)
+    remove(before)
 
 
 def combined(digests: Mapping[str, str]) -> str:
@@ -210,7 +210,8 @@ def combined(digests: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(f"{name} {digests[name]}\n" for name in sorted(digests)).encode()).hexdigest()
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file or a directory, or nothing."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

@@ -208,5 +208,9 @@ def test_fsdp2_in_a_bucket_on_nodes_that_share_nothing(
     last = find_last(working_copy(run) / "checkpoints")
     assert last is not None
     assert {path.name for path in last.iterdir()} == {".metadata", "meta.pt", "__0_0.distcp", "__1_0.distcp"}
+    shutil.rmtree(caches[1] / "buckets")
+    more = (*overrides, "trainer.max_epochs=4", f"exp_manager.resume_from_checkpoint='{run}/checkpoints/{last.name}'")
+    longer, _ = on_ranks(2, train, tmp_path / "4", more, "s3://speech/runs/y", caches=caches, **options)
+    assert len(longer["losses"]) == 5
     measured, _ = on_ranks(2, measure, tmp_path / "3", overrides, last)
     assert measured["val_loss"] == pytest.approx(again["metrics"]["val_loss"], rel=TOLERANCE)
