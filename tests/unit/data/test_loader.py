@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,17 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightning.fabric.utilities.data import _auto_add_worker_init_fn
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from rayconvai.data.loader import StatefulLoader
-from rayconvai.data.sampler import LengthBatchSampler, Ranks
+from rayconvai.data.sampler import LengthBatchSampler
 from rayconvai.errors import CheckpointError, DataError
 from rayconvai.experiment.resume import ExactResume
-from tests.unit.data.drawing import Drawing
 
 ROOT = Path(__file__).parents[3]
 DURATIONS = np.random.default_rng(0).uniform(1, 16, 61)
@@ -220,14 +219,10 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
     assert run.stdout.decode().strip() == str(drawn(loader())[0])
 
 
-def test_workers_draw_as_no_other_and_import_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PL_SEED_WORKERS", "1")
-    seen = []
-    for rank in range(2):
-        sampler = LengthBatchSampler(DURATIONS, batch_length=48, ranks=Ranks(rank=rank, count=2))
-        loading = StatefulLoader(Drawing(), batch_sampler=sampler, num_workers=2)
-        _auto_add_worker_init_fn(loading, rank)  # as a trainer does
-        seen.append(torch.cat(list(loading)))
-    draws = torch.cat(seen)[:, 0]
-    assert len(draws.unique()) == len(draws)
-    assert not torch.cat(seen)[:, 1].any()
+def test_workers_draw_as_no_other_and_import_little() -> None:
+    command = [sys.executable, "-m", "tests.unit.data.drawing"]
+    environment = os.environ | {"PL_SEED_WORKERS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    draws, imported = zip(*json.loads(done.stdout), strict=True)
+    assert len(draws) == len(set(draws)) == 60
+    assert not any(imported)
