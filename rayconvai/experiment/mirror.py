@@ -339,16 +339,16 @@ class Mirror:
     def _linked(self, place: Path) -> tuple[_Stamps, dict[str, Path]] | None:
         """Do so; None: one of them was removed before it had its other name."""
         shutil.rmtree(place, ignore_errors=True)
-        place.mkdir()
         now, held = self._files(), dict[str, Path]()
         for name in now:
             if _rank(name) and self._pushed.get(name) != now[name]:
                 link = place / str(len(held))
                 try:
+                    place.mkdir(exist_ok=True)
                     os.link(self.local / name, link)
                 except FileNotFoundError:
                     return None
-                except OSError:  # a file system without second names
+                except OSError:  # a file system without second names, or a full one
                     continue
                 held[name] = link
         return now, held
@@ -374,8 +374,7 @@ class Mirror:
     def _fetch(self, name: str, size: int, *, keep: bool) -> None:
         path = self.local / name
         checkpoint = _CHECKPOINT.match(name)
-        known = self._is_same(path, checkpoint[0], size) if checkpoint else keep and not name.endswith(SUFFIX + _STAMP)
-        if known and path.is_file():
+        if path.is_file() and (self._is_same(path, checkpoint[0], size) if checkpoint else keep and not _rank(name)):
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -395,7 +394,7 @@ class Mirror:
     def _is_same(self, path: Path, checkpoint: str, size: int) -> bool:
         """Tell whether a file of a checkpoint here is the bucket's: it has its size, and the stamps are equal."""
         stamp = self.local / (checkpoint + _STAMP)
-        if not path.is_file() or path.stat().st_size != size or not stamp.is_file():
+        if path.stat().st_size != size or not stamp.is_file():
             return False
         with suppress(FileNotFoundError):
             return bool(self.fs.cat_file(f"{self.root}/{checkpoint}{_STAMP}") == stamp.read_bytes())

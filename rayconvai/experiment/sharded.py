@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -127,18 +127,26 @@ def _send(path: Path, group: Any) -> None:
 
 def _receive(path: Path, size: int, rank: int, group: Any) -> list[OSError]:
     """Take a file from a rank, to its end also where it cannot be written; return why it could not."""
-    failures: list[OSError] = []
+    chunks = _chunks(size, rank, group)
+    try:
+        with path.open("wb") as file:
+            for chunk in chunks:
+                file.write(chunk.numpy().data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return [error]
+    finally:
+        for _ in chunks:
+            pass
+    return []
+
+
+def _chunks(size: int, rank: int, group: Any) -> Iterator[torch.Tensor]:
     for at in range(0, size, _CHUNK):
         chunk = torch.empty(min(_CHUNK, size - at), dtype=torch.uint8)
         dist.recv(chunk, rank, group)
-        try:
-            with path.open("ab") as file:
-                file.write(chunk.numpy().data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            failures.append(error)
-    return failures
+        yield chunk
 
 
 def _finish(aside: Path, path: Path, rest: Mapping[str, Any], written: list[list[Entry]]) -> None:

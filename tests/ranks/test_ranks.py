@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from moto.server import ThreadedMotoServer
@@ -145,6 +146,15 @@ def test_a_run_goes_on_in_mid_epoch_with_fewer_ranks_and_then_more(speech: tuple
     assert resumed["metrics"] == pytest.approx(whole["metrics"], rel=10 * TOLERANCE)
 
 
+def check_last(run: Path, overrides: tuple[str, ...], result: dict[str, Any], scratch: Path) -> Path:
+    """Measure a run's newest checkpoint, read whole: it has the metric that the run ended with."""
+    last = find_last(run / "checkpoints")
+    assert last is not None
+    measured, _ = on_ranks(2, measure, scratch, overrides, last)
+    assert measured["val_loss"] == pytest.approx(result["metrics"]["val_loss"], rel=TOLERANCE)
+    return last
+
+
 @pytest.mark.slow
 def test_fsdp2_learns_as_ddp_and_goes_on_at_another_number_of_ranks(speech: tuple[str, ...], tmp_path: Path) -> None:
     overrides = (*speech, "trainer.max_epochs=3", "data.batch_size=8", *RESUMES)
@@ -161,10 +171,7 @@ def test_fsdp2_learns_as_ddp_and_goes_on_at_another_number_of_ranks(speech: tupl
     (one,) = on_ranks(1, train, tmp_path / "3", overrides, tmp_path / "copy", accumulate=2, **sharded, **two)
     for result in (again, one):
         assert result["metrics"] == pytest.approx(whole["metrics"], rel=10 * TOLERANCE)
-    last = find_last(run / "checkpoints")
-    assert last is not None
-    measured, _ = on_ranks(2, measure, tmp_path / "4", overrides, last)
-    assert measured["val_loss"] == pytest.approx(again["metrics"]["val_loss"], rel=TOLERANCE)
+    last = check_last(run, overrides, again, tmp_path / "4")
     shard = next(last.glob("__1_*"))
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     assert find_last(run / "checkpoints") != last
@@ -184,16 +191,14 @@ def test_fsdp2_keeps_the_average_that_ddp_keeps_over_restarts(speech: tuple[str,
     mixed, _ = on_ranks(2, train, tmp_path / "4", overrides, tmp_path / "mixed", **sharded, **two)
     for result in (again, mixed):
         assert result["metrics"] == pytest.approx(whole["metrics"], rel=10 * TOLERANCE)
-    last = find_last(run / "checkpoints")
-    assert last is not None
-    measured, _ = on_ranks(2, measure, tmp_path / "5", overrides, last)
-    assert measured["val_loss"] == pytest.approx(again["metrics"]["val_loss"], rel=TOLERANCE)
+    check_last(run, overrides, again, tmp_path / "5")
 
 
 @pytest.mark.slow
 def test_fsdp2_in_a_bucket_on_nodes_that_share_nothing(
-    s3: ThreadedMotoServer, speech: tuple[str, ...], tmp_path: Path
+    s3: ThreadedMotoServer, speech: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("RAYCONVAI_CACHE", str(tmp_path / "cache"))
     overrides = (*speech, "trainer.max_epochs=3", "data.batch_size=8", *RESUMES)
     options = {"strategy": "fsdp2", "most_workers": 2}
     whole, _ = on_ranks(2, train, tmp_path / "whole", overrides, tmp_path / "whole" / "run", **options)
@@ -205,12 +210,9 @@ def test_fsdp2_in_a_bucket_on_nodes_that_share_nothing(
     again, _ = on_ranks(2, train, tmp_path / "2", overrides, run, caches=caches, **options)
     assert again["metrics"] == pytest.approx(whole["metrics"], rel=10 * TOLERANCE)
     Mirror(run).pull()
-    last = find_last(working_copy(run) / "checkpoints")
-    assert last is not None
+    last = check_last(working_copy(run), overrides, again, tmp_path / "3")
     assert {path.name for path in last.iterdir()} == {".metadata", "meta.pt", "__0_0.distcp", "__1_0.distcp"}
     shutil.rmtree(caches[1] / "buckets")
     more = (*overrides, "trainer.max_epochs=4", f"exp_manager.resume_from_checkpoint='{run}/checkpoints/{last.name}'")
     longer, _ = on_ranks(2, train, tmp_path / "4", more, "s3://speech/runs/y", caches=caches, **options)
     assert len(longer["losses"]) == 5
-    measured, _ = on_ranks(2, measure, tmp_path / "3", overrides, last)
-    assert measured["val_loss"] == pytest.approx(again["metrics"]["val_loss"], rel=TOLERANCE)
