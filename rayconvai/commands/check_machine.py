@@ -80,14 +80,12 @@ def shared_memory(object_store: float, path: str = "/dev/shm", least: int = 128 
         yield ok("shared memory", text)
 
 
-def disks(place: str | None, ray_directory: str, least: int = GIB, enough: int = 10 * GIB) -> Iterator[Finding]:
+def disks(place: str | None, ray_directory: str) -> Iterator[Finding]:
     """See whether there is room where runs, the cache and Ray's own files are.
 
     Args:
         place: where runs are kept; of a bucket, or None, nothing is asked.
         ray_directory: where Ray keeps its sessions.
-        least: with fewer free bytes, checkpoints cannot be written before long.
-        enough: with fewer, somebody should look after it.
     """
     asked = {"cache": str(cache_root()), "ray": ray_directory} | (
         {} if place is None or is_address(place) else {"storage": place}
@@ -97,9 +95,9 @@ def disks(place: str | None, ray_directory: str, least: int = GIB, enough: int =
         size = shutil.disk_usage(_existing(Path(path)))
         text = f"{path}: {gibibytes(size.free)} of {gibibytes(size.total)} free"
         fix = f"free space, or {fixes.get(name, 'choose another storage')}"
-        if size.free < least:
+        if size.free < GIB:  # checkpoints cannot be written before long
             yield error(f"disk: {name}", text, fix)
-        elif size.free < enough or (name == "ray" and size.free < 0.05 * size.total):  # Ray itself stops at 95 %
+        elif size.free < 10 * GIB or (name == "ray" and size.free < 0.05 * size.total):  # Ray itself stops at 95 %
             yield warning(f"disk: {name}", text, fix)
         else:
             yield ok(f"disk: {name}", text)

@@ -150,7 +150,7 @@ def test_a_torn_end_is_passed_over_and_damage_is_named(writer: Made) -> None:
     made.attempt(0, [0.5, 0.4])
     journal = made.close() / "journal" / "0000.jsonl"
     text = journal.read_text()
-    journal.write_text(text[: text.rindex("0.4")])  # a kill in the middle of a line
+    journal.write_text(text[: text.rindex('"val_wer": 0.4')])  # a kill in the middle of a line
     assert Sweep(made.directory).trials.at["t0000", "epoch"] == 1
     lines = text.splitlines()
     journal.write_text("\n".join([*lines[:2], lines[2][:20], *lines[3:], ""]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,14 +36,20 @@ def said(findings: Iterable[Finding]) -> tuple[str, str]:
     return worst.level, "; ".join(f"{finding.text} ({finding.fix})" for finding in found)
 
 
-def test_a_full_disk(tmp_path: Path) -> None:
-    place = str(tmp_path / "not" / "yet")
-    assert said(check_machine.disks(place, str(tmp_path), least=0, enough=0))[0] == "ok"
-    level, text = said(check_machine.disks(place, str(tmp_path), least=HUGE))
-    assert level == "error"
-    assert f"{place}: " in text
-    assert "choose another storage" in text
-    assert said(check_machine.disks("s3://bucket/runs", str(tmp_path), least=0, enough=HUGE))[0] == "warning"
+@pytest.mark.parametrize(("free", "storage", "ray"), [
+    pytest.param(300, "ok", "ok", id="room"),
+    pytest.param(90, "ok", "warning", id="ray_stops_at_95_percent"),
+    pytest.param(9, "warning", "warning", id="little"),
+    pytest.param(0.5, "error", "error", id="full"),
+])  # fmt: skip
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, storage: str, ray: str) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=2000 * 2**30, free=int(free * 2**30)))
+    found = {finding.check: finding for finding in check_machine.disks(str(tmp_path / "not" / "yet"), str(tmp_path))}
+    assert found["disk: ray"].level == ray
+    assert found["disk: storage"].level == storage
+    assert found["disk: storage"].text == f"{tmp_path}/not/yet: {free:.1f} GiB of 2000.0 GiB free"
+    assert found["disk: storage"].fix == ("" if storage == "ok" else "free space, or choose another storage")
+    assert "disk: storage" not in [finding.check for finding in check_machine.disks("s3://speech/runs", str(tmp_path))]
 
 
 @pytest.mark.parametrize(("findings", "level", "words"), [
