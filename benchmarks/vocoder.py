@@ -32,12 +32,11 @@ from rayconvai.experiment import read_metrics
 from rayconvai.train.finish import train
 from rayconvai.train.runtime import Runtime
 from rayconvai.tts.griffin_lim import GriffinLim
+from rayconvai.tts.losses import stft_distances
 from rayconvai.tts.metrics import LogMelDistance, MelCepstralDistortion, PitchError, VoicingError
 from rayconvai.tts.models.hifigan import HifiGanModel
 from rayconvai.tts.pitch import PitchRange, pitch_of
 
-RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))
-"""Points of the transforms and hops, as in Parallel WaveGAN (arXiv 1910.11480)."""
 Vocoder = Callable[[Tensor], Tensor]
 
 
@@ -112,25 +111,11 @@ def distances(model: HifiGanModel, made: list[Tensor], real: list[Tensor]) -> di
         f0 = [torch.from_numpy(curve)[None] for curve in curves]
         pitch.update(f0[0], f0[1], frames)
         voicing.update(f0[0], f0[1], frames)
-        spectral.append(spectral_distance(ours, theirs))
-    total = torch.tensor(spectral).mean(0)
+        spectral.append(torch.stack(stft_distances(ours[None], theirs[None])))
+    total = torch.stack(spectral).mean(0)
     metrics = {"log-mel L1": mel, "MCD (dB)": cepstrum, "F0 RMSE (cents)": pitch, "voicing error": voicing}
     found = {name: float(metric.compute()) for name, metric in metrics.items()}
     return {**found, "spectral convergence": float(total[0]), "log-STFT L1": float(total[1])}
-
-
-def spectral_distance(made_S: Tensor, real_S: Tensor) -> tuple[float, float]:
-    """Return spectral convergence and the mean difference of log magnitudes, each the mean over the resolutions."""
-    convergence, logarithms = [], []
-    for points, hop in RESOLUTIONS:
-        window = torch.hann_window(points)
-        made, real = (
-            torch.stft(x, points, hop, window=window, return_complex=True).abs().clamp(min=1e-4)
-            for x in (made_S, real_S)
-        )
-        convergence.append(float((real - made).norm() / real.norm()))
-        logarithms.append(float((real.log() - made.log()).abs().mean()))
-    return sum(convergence) / len(convergence), sum(logarithms) / len(logarithms)
 
 
 def _held_out(path: Path) -> list[Manifest]:

@@ -17,8 +17,9 @@ def require(module: str, *, extra: str = "") -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        package = f"'rayconvai[{extra}]'" if extra else module
-        raise ConfigError(f"{module} is not installed; run: pip install {package}") from error
+        name = module.partition(".")[0]
+        package = f"'rayconvai[{extra}]'" if extra else name
+        raise ConfigError(f"{name} is not installed; run: pip install {package}") from error
 
 
 def import_named(module: str, *, where: str) -> ModuleType:

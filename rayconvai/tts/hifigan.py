@@ -1,4 +1,4 @@
-"""HiFi-GAN's generator: mel frames become samples by transposed convolutions and dilated residual blocks."""
+"""HiFi-GAN's generator: mel frames become audio by transposed convolutions and dilated residual blocks."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from rayconvai.core import AudioSignal, MelSpectrogramType, NeuralModule, Neural
 
 SLOPE = 0.1
 """Of the leaky rectifiers."""
+LOUDEST = 5.0
+"""Log magnitude that an inverse transform is given at most: some times what speech of full scale has in 128 samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,20 @@ class Block:
             raise ValueError(f"kernel is {self.kernel}; it must be odd, so that frames stay in their place")
 
 
-# B batch, S samples, T frames, C channels, D mel bands
+@dataclass(frozen=True, kw_only=True)
+class Istft:
+    """The sizes of an inverse short-time Fourier transform."""
+
+    n_fft: int
+    """Points, and samples of the (Hann) window."""
+    hop_length: int
+
+    def __post_init__(self) -> None:
+        if self.n_fft % 2 or not 0 < self.hop_length <= self.n_fft // 2:
+            raise ValueError(f"hop_length ({self.hop_length}) must be at most half of an even n_fft ({self.n_fft})")
+
+
+# B batch, S samples, T frames, C channels, D mel bands, F frequency bins
 class Generator(NeuralModule):
     """Mel spectrograms to audio.
 
@@ -42,19 +57,21 @@ class Generator(NeuralModule):
         num_mels: bands of the mel that comes in.
         sample_rate: Hz of the audio that goes out.
         channels: before the first upsampling; each halves them.
-        upsample_rates: their product is the mel's hop length.
+        upsample_rates: their product, times ``istft.hop_length``, is the mel's hop length.
         upsample_kernels: of the transposed convolutions; each has the parity of its rate and is no shorter.
         blocks: residual blocks that stand side by side after each upsampling.
         paired: an undilated convolution stands behind each dilated one (block 1 of the paper), or does not (block 2).
+        istft: null: the last convolution makes samples, as published. Else it makes magnitudes and phases, which an
+            inverse short-time Fourier transform makes samples of; it stands for the last upsamplings, the costly ones.
         weight_norm: for training; without, for use, see ``folded``.
 
     Raises:
         ValueError: sizes that do not fit together.
 
-    Source: HiFi-GAN (arXiv 2010.05646), section 2.2 and appendix A.1.
+    Source: HiFi-GAN (arXiv 2010.05646), section 2.2 and appendix A.1; iSTFTNet (arXiv 2203.02395), section 2.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (the published sizes, by their names)
         self,
         *,
         num_mels: int,
@@ -64,17 +81,20 @@ class Generator(NeuralModule):
         upsample_kernels: Sequence[int],
         blocks: Sequence[Block],
         paired: bool = True,
+        istft: Istft | None = None,
         weight_norm: bool = True,
     ) -> None:
         super().__init__()
         _check_sizes(channels, upsample_rates, upsample_kernels)
-        self.num_mels, self.sample_rate, self.hop_length = num_mels, sample_rate, math.prod(upsample_rates)
+        self.num_mels, self.sample_rate = num_mels, sample_rate
+        self.hop_length = math.prod(upsample_rates) * (istft.hop_length if istft else 1)
         self.before = nn.Conv1d(num_mels, channels, 7, padding=3)
         self.stages = nn.ModuleList(
             Stage(channels >> step, rate, kernel, blocks, paired=paired)
             for step, (rate, kernel) in enumerate(zip(upsample_rates, upsample_kernels, strict=True))
         )
-        self.after = nn.Conv1d(channels >> len(upsample_rates), 1, 7, padding=3)
+        self.after = nn.Conv1d(channels >> len(upsample_rates), istft.n_fft + 2 if istft else 1, 7, padding=3)
+        self.inverse = InverseSpectrum(istft) if istft else None
         for module in [self.after, *self.stages.modules()]:
             if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
                 nn.init.normal_(module.weight, 0.0, 0.01)
@@ -93,12 +113,13 @@ class Generator(NeuralModule):
 
     @typecheck()
     def forward(self, *, mel: Tensor) -> Tensor:
-        """Return audio (B, S), float32, between -1 and 1: ``hop_length`` samples for each frame."""
+        """Return audio (B, S), float32: ``hop_length`` samples for each frame; without ``istft`` between -1 and 1."""
         x_BCT = self.before(mel)
         for stage in self.stages:
             x_BCT = stage(x_BCT)
-        audio_BS: Tensor = self.after(functional.leaky_relu(x_BCT)).squeeze(1)
-        return audio_BS.float().tanh()
+        x_BCT = self.after(functional.leaky_relu(x_BCT)).float()
+        audio_BS: Tensor = x_BCT.squeeze(1).tanh() if self.inverse is None else self.inverse(x_BCT)
+        return audio_BS
 
     def folded(self) -> Self:
         """Return a copy for use, which computes the same: the norms are multiplied into the weights."""
@@ -107,6 +128,36 @@ class Generator(NeuralModule):
             if parametrize.is_parametrized(module):
                 parametrize.remove_parametrizations(module, "weight")
         return made
+
+
+class InverseSpectrum(nn.Module):
+    """Log magnitudes and phases, one above the other in the channels, to samples: ``hop_length`` for each frame.
+
+    As torch.istft, which cannot be traced without data.
+    """
+
+    def __init__(self, sizes: Istft) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.window: Tensor
+        self.register_buffer("window", torch.hann_window(sizes.n_fft), persistent=False)
+
+    def forward(self, x_BCT: Tensor) -> Tensor:
+        x_BCT = functional.pad(x_BCT, (0, 1), mode="replicate")  # the last samples lie between two frames' centres
+        log_BFT, phase_BFT = x_BCT.chunk(2, dim=1)
+        magnitude_BFT, phase_BFT = log_BFT.clamp(max=LOUDEST).exp(), math.pi * phase_BFT.sin()
+        spectrum_BFT = torch.complex(magnitude_BFT * phase_BFT.cos(), magnitude_BFT * phase_BFT.sin())
+        window_N1 = self.window[:, None]
+        frames_BNT = torch.fft.irfft(spectrum_BFT, n=self.sizes.n_fft, dim=1) * window_N1
+        envelope_BNT = window_N1.square().expand_as(frames_BNT[:1])
+        return self._overlapped(frames_BNT) / self._overlapped(envelope_BNT)
+
+    def _overlapped(self, frames_BNT: Tensor) -> Tensor:
+        """Add frames up, each ``hop_length`` after the one before; half a frame at both ends is cut."""
+        n_fft, hop_length = self.sizes.n_fft, self.sizes.hop_length
+        samples = n_fft + hop_length * (frames_BNT.shape[-1] - 1)
+        added_BS = functional.fold(frames_BNT, (1, samples), (1, n_fft), stride=(1, hop_length))[:, 0, 0]
+        return added_BS[:, n_fft // 2 : samples - n_fft // 2]
 
 
 class Stage(nn.Module):

@@ -1,4 +1,4 @@
-"""What a synthesizer of spectrograms makes smaller."""
+"""What synthesizers of spectrograms and vocoders make smaller."""
 
 from __future__ import annotations
 
@@ -38,6 +38,8 @@ class Weights:
 
 
 PUBLISHED = Weights()
+RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))
+"""Points of the Fourier transforms and hops that audio is compared at."""
 
 
 # B batch, T frames, U tokens, D mel bands
@@ -98,3 +100,25 @@ class DurationLoss(Loss):
 def token_means(values_BU: Tensor, token_lengths_B: Tensor) -> Tensor:
     """Return the mean over each utterance's tokens (B,)."""
     return (values_BU * length_mask(token_lengths_B, values_BU.shape[1])).sum(1) / token_lengths_B
+
+
+def stft_distances(made_BS: Tensor, real_BS: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how far made audio's spectra are from those of real audio, each the mean over three resolutions.
+
+    The first is the spectral convergence: the norm of the difference of magnitudes, in parts of the real magnitudes'
+    norm. The second is the mean difference of log magnitudes.
+
+    Source: Parallel WaveGAN (arXiv 1910.11480), equations 4 to 6.
+    """
+    convergence, logarithms = [], []
+    for points, hop in RESOLUTIONS:
+        window = torch.hann_window(points, device=real_BS.device)
+        made, real = (
+            torch.stft(x.float(), points, hop, window=window, pad_mode="constant", return_complex=True)
+            .abs()
+            .clamp(min=1e-4)
+            for x in (made_BS, real_BS)
+        )
+        convergence.append((real - made).norm() / real.norm())
+        logarithms.append((real.log() - made.log()).abs().mean())
+    return torch.stack(convergence).mean(), torch.stack(logarithms).mean()

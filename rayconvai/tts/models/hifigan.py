@@ -24,6 +24,7 @@ from rayconvai.errors import ConfigError, GraphError
 from rayconvai.tts.discriminators import Discriminators, adversarial_loss, discriminators_loss, feature_loss
 from rayconvai.tts.features import MelSpectrogram
 from rayconvai.tts.hifigan import Generator
+from rayconvai.tts.losses import stft_distances
 from rayconvai.tts.metrics import LogMelDistance, MelCepstralDistortion
 from rayconvai.tts.segments import SegmentBatch
 
@@ -41,8 +42,9 @@ class HifiGanModel(Model):
         discriminators: in training; None in a model for use.
         mel_weight: of the mel distance in the generator's loss.
         feature_weight: of the distance between what discriminators' layers make of real and of made speech.
-        adversarial_from: the step from which the discriminators take part; before, the generator learns from the mel
-            distance alone, which is some times as fast.
+        adversarial_from: the step from which the discriminators take part; before, the generator learns from the
+            distances of spectra alone, which is some times as fast.
+        stft_weight: of the ``stft_distances``, in a generator's loss; 0, as published, leaves them out.
 
     Raises:
         GraphError: the parts do not fit together.
@@ -53,6 +55,7 @@ class HifiGanModel(Model):
     metric_names = (
         "train_loss",
         "train_mel_loss",
+        "train_stft_loss",
         "train_feature_loss",
         "train_adversarial_loss",
         "train_discriminators_loss",
@@ -71,16 +74,18 @@ class HifiGanModel(Model):
         mel_weight: float = 45.0,
         feature_weight: float = 2.0,
         adversarial_from: int = 0,
+        stft_weight: float = 0.0,
     ) -> None:
         super().__init__()
         if generator.hop_length != preprocessor.hop_length:
             raise GraphError(
-                f"generator ({type(generator).__name__}) makes {generator.hop_length} samples of a frame "
-                f"(the product of its upsample_rates), but preprocessor.hop_length is {preprocessor.hop_length}"
+                f"generator ({type(generator).__name__}) makes {generator.hop_length} samples of a frame (the product "
+                "of its upsample_rates, times the hop_length of its istft), but preprocessor.hop_length is "
+                f"{preprocessor.hop_length}"
             )
         self.preprocessor, self.generator, self.discriminators = preprocessor, generator, discriminators
         self.mel_weight, self.feature_weight = mel_weight, feature_weight
-        self.adversarial_from = adversarial_from
+        self.adversarial_from, self.stft_weight = adversarial_from, stft_weight
         self.whole_band = preprocessor.with_fmax(None)
         self.metrics = nn.ModuleDict(
             {f"{stage}_{name}": metric for stage in ("val", "test") for name, metric in _metrics().items()}
@@ -98,6 +103,7 @@ class HifiGanModel(Model):
         mel_weight: float = 45.0,
         feature_weight: float = 2.0,
         adversarial_from: int = 0,
+        stft_weight: float = 0.0,
     ) -> Self:
         front = build(preprocessor)
         return cls(
@@ -107,6 +113,7 @@ class HifiGanModel(Model):
             mel_weight=mel_weight,
             feature_weight=feature_weight,
             adversarial_from=adversarial_from,
+            stft_weight=stft_weight,
         )
 
     @property
@@ -160,7 +167,7 @@ class HifiGanModel(Model):
 
     @override
     def training_step(self, batch: SegmentBatch, batch_idx: int) -> None:
-        parts: tuple[Losses | None, Losses] = (None, self._mel_loss_alone)
+        parts: tuple[Losses | None, Losses] = (None, self._spectral_loss)
         if self.global_step >= self.adversarial_from:
             parts = (self._discriminators_loss, self._generator_loss)
         self.take_turns(batch, len(batch.indices), *(compute and self._finite(compute) for compute in parts))
@@ -214,18 +221,27 @@ class HifiGanModel(Model):
         with torch.no_grad():
             real = self.discriminators(batch.audio)
         judged = self.discriminators(made)
-        mel = self._mel_distance(made, batch)
+        spectral = self._spectral_losses(made, batch)
         feature, adversarial = feature_loss(real, judged), adversarial_loss(judged)
         return {
-            "train_loss": adversarial + self.feature_weight * feature + self.mel_weight * mel,
-            "train_mel_loss": mel,
+            **spectral,
+            "train_loss": spectral["train_loss"] + adversarial + self.feature_weight * feature,
             "train_feature_loss": feature,
             "train_adversarial_loss": adversarial,
         }
 
-    def _mel_loss_alone(self, batch: SegmentBatch) -> dict[str, Tensor]:
-        mel = self._mel_distance(self.resynthesize(audio=batch.audio, audio_lengths=batch.audio_lengths), batch)
-        return {"train_loss": self.mel_weight * mel, "train_mel_loss": mel}
+    def _spectral_loss(self, batch: SegmentBatch) -> dict[str, Tensor]:
+        made = self.resynthesize(audio=batch.audio, audio_lengths=batch.audio_lengths)
+        return self._spectral_losses(made, batch)
+
+    def _spectral_losses(self, made_BS: Tensor, batch: SegmentBatch) -> dict[str, Tensor]:
+        mel = self._mel_distance(made_BS, batch)
+        losses = {"train_loss": self.mel_weight * mel, "train_mel_loss": mel}
+        if self.stft_weight:
+            convergence, logarithms = stft_distances(made_BS, batch.audio)
+            losses["train_stft_loss"] = convergence + logarithms
+            losses["train_loss"] = losses["train_loss"] + self.stft_weight * losses["train_stft_loss"]
+        return losses
 
     def _mel_distance(self, made_BS: Tensor, batch: SegmentBatch) -> Tensor:
         mels = [self.whole_band(audio=audio, audio_lengths=batch.audio_lengths)[0] for audio in (made_BS, batch.audio)]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.signal
 import torch
 from omegaconf import OmegaConf
 
@@ -19,8 +21,16 @@ from rayconvai.train.finish import finish
 from rayconvai.train.fit import build_parts, fit
 from rayconvai.train.runtime import Runtime
 from rayconvai.tts.discriminators import adversarial_loss, discriminators_loss, feature_loss
+from rayconvai.tts.hifigan import InverseSpectrum, Istft
+from rayconvai.tts.losses import RESOLUTIONS, stft_distances
 from rayconvai.tts.models.hifigan import HifiGanModel
 from tests.unit.tts.tiny import TINY, write_hums
+
+ISTFT = (
+    "model.generator.istft={n_fft: 16, hop_length: 4}",
+    "model.generator.upsample_rates=[4]",
+    "model.generator.upsample_kernels=[8]",
+)
 
 
 def overrides(manifest: Path, *more: str) -> list[str]:
@@ -39,12 +49,40 @@ def test_sizes_are_the_papers(variant: str, millions: float) -> None:
     assert model(mel=mel).shape == (2, 5 * 256)
 
 
+@pytest.mark.parametrize(("n_fft", "hop_length"), [(16, 4), (12, 6), (128, 32)])
+def test_an_inverse_transform_beside_torch(n_fft: int, hop_length: int) -> None:
+    inverse = InverseSpectrum(Istft(n_fft=n_fft, hop_length=hop_length))
+    x = torch.randn(2, n_fft + 2, 9, generator=torch.Generator().manual_seed(1))
+    logarithms, phases = torch.cat([x, x[:, :, -1:]], dim=2).chunk(2, dim=1)
+    spectrum = torch.polar(logarithms.exp(), math.pi * phases.sin())
+    spectrum.imag[:, [0, -1]] = 0  # of the constant and of half the rate, only the real part counts
+    expected = torch.istft(spectrum, n_fft, hop_length, window=torch.hann_window(n_fft))
+    torch.testing.assert_close(inverse(x), expected, atol=1e-5, rtol=1e-4)
+    assert expected.shape == (2, 9 * hop_length)
+
+
 def test_losses_by_hand() -> None:
     real = [[torch.tensor([[1.0, 3.0]]), torch.tensor([[0.5]])], [torch.tensor([[2.0]]), torch.tensor([[1.0]])]]
     made = [[torch.tensor([[0.0, 1.0]]), torch.tensor([[0.2]])], [torch.tensor([[2.5]]), torch.tensor([[0.6]])]]
     assert discriminators_loss(real, made) == pytest.approx((0.5**2 + 0.2**2) + (0.0 + 0.6**2))
     assert adversarial_loss(made) == pytest.approx(0.8**2 + 0.4**2)
     assert feature_loss(real, made) == pytest.approx(1.5 + 0.3 + 0.5 + 0.4)
+
+
+def test_distances_of_spectra_beside_scipy() -> None:
+    generator = torch.Generator().manual_seed(1)
+    made, real = (scale * torch.randn(2, 3000, generator=generator) for scale in (0.1, 0.01))
+    real[:, :2500] = 0  # silence counts by its floor
+    convergence, logarithms = [], []
+    for points, hop in RESOLUTIONS:
+        window = scipy.signal.get_window("hann", points)
+        scale, sizes = window.sum(), {"nperseg": points, "noverlap": points - hop}
+        spectra = [scipy.signal.stft(x.double(), window=window, **sizes, padded=False)[2] for x in (made, real)]
+        ours, theirs = (np.abs(scale * spectrum).clip(1e-4) for spectrum in spectra)
+        convergence.append(np.linalg.norm(theirs - ours) / np.linalg.norm(theirs))
+        logarithms.append(np.abs(np.log(theirs) - np.log(ours)).mean())
+    expected = torch.tensor([np.mean(convergence), np.mean(logarithms)])
+    torch.testing.assert_close(torch.stack(stft_distances(made, real)), expected.float(), rtol=1e-4, atol=0)
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +95,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         "trainer.max_epochs=3",
         "trainer.log_every_n_steps=1",
         "model.adversarial_from=4",
+        "model.stft_weight=10",
         "exp_manager.log_grad_norm=true",
         "exp_manager.checkpoint_callback_params.every_n_train_steps=5",
         "exp_manager.ema={enable: true, decay: 0.5}",
@@ -71,6 +110,7 @@ def test_a_step_is_counted_once_everywhere(trained: tuple[Path, Path]) -> None:
     steps = [line for line in lines if line["kind"] == "step"]
     assert [line["step"] for line in steps] == list(range(12))
     assert ["train_discriminators_loss" in line for line in steps] == [False] * 4 + [True] * 8
+    assert all(line["train_loss"] > 10 * line["train_stft_loss"] > 0 for line in steps)
     assert all(line["grad_norm"] > 0 for line in steps)
     epochs = [line for line in lines if line["kind"] == "epoch"]
     assert [line["step"] for line in epochs] == [3, 7, 11]
@@ -105,8 +145,9 @@ def test_the_artefact_is_for_use(trained: tuple[Path, Path], tmp_path: Path) -> 
         used.trained_parts()
 
 
-def test_what_a_trial_needs_is_estimated(trained: tuple[Path, Path]) -> None:
-    config = compose("tts/hifigan", overrides(trained[1]))
+@pytest.mark.parametrize("more", [(), ISTFT], ids=["samples", "istft"])
+def test_what_a_trial_needs_is_estimated(trained: tuple[Path, Path], more: tuple[str, ...]) -> None:
+    config = compose("tts/hifigan", overrides(trained[1], *more))
     model, data = build_parts(config)
     weights = sum(parameter.nbytes for parameter in model.parameters())
     kept = state_bytes(config.optim, model)
@@ -123,6 +164,7 @@ def test_what_a_trial_needs_is_estimated(trained: tuple[Path, Path]) -> None:
     [
         ("model.preprocessor.hop_length=8", GraphError, r"makes 16 samples of a frame .*hop_length is 8"),
         ("model.generator.channels=6", ConfigError, "model.generator.channels"),
+        ("model.generator.istft={n_fft: 16, hop_length: 9}", ConfigError, r"hop_length \(9\) must be at most half"),
         ("model.discriminators.scale_channels=8", ConfigError, "model.discriminators.scale_channels is 8"),
     ],
 )
