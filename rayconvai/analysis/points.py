@@ -237,9 +237,10 @@ def pareto(sweep: Sweep | Sweeps, x: str = "parameters", y: str | None = None) -
         if row["b"] < least:
             front.append(name)
             least = row["b"]
-    made = figure(
-        title, note=f"{len(kept)} trials, {len(front)} on the front", xaxis_title=x, yaxis_title=f"best {metric.name}"
-    )
+    note = f"{len(kept)} trials, {len(front)} on the front"
+    if missing := len(trials) - len(kept):
+        note += f"; {missing} without {metric.name} or {x}"
+    made = figure(title, note=note, xaxis_title=x, yaxis_title=f"best {metric.name}")
     texts = pd.Series(hovers(kept, sweep.params, metric.name), index=kept.index)
     for state, part in kept.groupby("state", sort=False):
         made.add_scatter(

@@ -85,6 +85,16 @@ def test_pareto_front(demo: Path) -> None:
         plots.pareto(Sweep(demo), x="paramters")
 
 
+def test_what_the_pareto_front_leaves_out_is_counted(writer: Made) -> None:
+    made = writer()
+    for trial, parameters in enumerate([1000, 2000, None]):
+        made.point(trial, {"optim.lr": 0.1})
+        made.attempt(trial, [0.5 - 0.1 * trial])
+        made.end(trial, parameters=parameters)
+    title = plots.pareto(Sweep(made.close())).layout.title.text
+    assert "2 trials, 2 on the front; 1 without val_wer or parameters" in title
+
+
 def test_repeats_and_their_intervals(writer: Made) -> None:
     made = writer(repeats=3)
     for trial, value in enumerate([0.3, 0.4, 0.5, 0.1, 0.2]):
