@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("manifest", type=Path, help="whose rows have a split")
     parser.add_argument("--minutes", type=float, default=30, help="of training, by the clock")
     parser.add_argument("--artefact", type=Path, help="a trained vocoder, instead")
+    parser.add_argument("--run", type=Path, help="directory for the run; one that is there goes on")
     parser.add_argument("recipe", nargs="?", default="tts/hifigan_small")
     parser.add_argument("overrides", nargs="*")
     given = parser.parse_intermixed_args()
@@ -59,9 +60,10 @@ def main() -> None:
 def _train(given: argparse.Namespace, scratch: Path) -> Path:
     limit = f"trainer.max_time=00:00:{int(given.minutes):02}:{int(given.minutes % 1 * 60):02}"
     corpus = ["data=segments", f"data.corpus.manifest={given.manifest.absolute()}"]
-    config = compose(given.recipe, [*corpus, limit, *given.overrides])
+    resume = ["exp_manager.resume_if_exists=true", "exp_manager.resume_ignore_no_checkpoint=true"]
+    config = compose(given.recipe, [*corpus, limit, *resume, *given.overrides])
     began, cpu = time.monotonic(), time.process_time()
-    outcome = train(config, Runtime(run_dir=scratch / "run"), Runtime(progress=False, devices=1))
+    outcome = train(config, Runtime(run_dir=given.run or scratch / "run"), Runtime(progress=False, devices=1))
     lines = list(read_metrics(outcome.run_dir / "metrics.jsonl"))
     steps, epochs = max(line["step"] for line in lines) + 1, [line for line in lines if "val_mel_loss" in line]
     taken, cpu_taken = time.monotonic() - began, time.process_time() - cpu
