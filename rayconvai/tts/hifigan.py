@@ -30,6 +30,8 @@ class Block:
     kernel: int
     dilations: tuple[int, ...]
     """Of its convolutions, one after the other."""
+    paired: bool = True
+    """An undilated convolution stands behind each dilated one (block 1 of the paper), or does not (block 2)."""
 
     def __post_init__(self) -> None:
         if self.kernel % 2 == 0:
@@ -60,7 +62,6 @@ class Generator(NeuralModule):
         upsample_rates: their product, times ``istft.hop_length``, is the mel's hop length.
         upsample_kernels: of the transposed convolutions; each has the parity of its rate and is no shorter.
         blocks: residual blocks that stand side by side after each upsampling.
-        paired: an undilated convolution stands behind each dilated one (block 1 of the paper), or does not (block 2).
         istft: null: the last convolution makes samples, as published. Else it makes magnitudes and phases, which an
             inverse short-time Fourier transform makes samples of; it stands for the last upsamplings, the costly ones.
         weight_norm: for training; without, for use, see ``folded``.
@@ -71,7 +72,7 @@ class Generator(NeuralModule):
     Source: HiFi-GAN (arXiv 2010.05646), section 2.2 and appendix A.1; iSTFTNet (arXiv 2203.02395), section 2.
     """
 
-    def __init__(  # noqa: PLR0913 (the published sizes, by their names)
+    def __init__(
         self,
         *,
         num_mels: int,
@@ -80,7 +81,6 @@ class Generator(NeuralModule):
         upsample_rates: Sequence[int],
         upsample_kernels: Sequence[int],
         blocks: Sequence[Block],
-        paired: bool = True,
         istft: Istft | None = None,
         weight_norm: bool = True,
     ) -> None:
@@ -90,7 +90,7 @@ class Generator(NeuralModule):
         self.hop_length = math.prod(upsample_rates) * (istft.hop_length if istft else 1)
         self.before = nn.Conv1d(num_mels, channels, 7, padding=3)
         self.stages = nn.ModuleList(
-            Stage(channels >> step, rate, kernel, blocks, paired=paired)
+            Stage(channels >> step, rate, kernel, blocks)
             for step, (rate, kernel) in enumerate(zip(upsample_rates, upsample_kernels, strict=True))
         )
         self.after = nn.Conv1d(channels >> len(upsample_rates), istft.n_fft + 2 if istft else 1, 7, padding=3)
@@ -163,11 +163,11 @@ class InverseSpectrum(nn.Module):
 class Stage(nn.Module):
     """An upsampling, and the mean of residual blocks side by side."""
 
-    def __init__(self, channels: int, rate: int, kernel: int, blocks: Sequence[Block], *, paired: bool) -> None:
+    def __init__(self, channels: int, rate: int, kernel: int, blocks: Sequence[Block]) -> None:
         super().__init__()
         padding = (kernel - rate) // 2
         self.upsampling = nn.ConvTranspose1d(channels, channels // 2, kernel, stride=rate, padding=padding)
-        self.blocks = nn.ModuleList(ResidualBlock(channels // 2, block, paired=paired) for block in blocks)
+        self.blocks = nn.ModuleList(ResidualBlock(channels // 2, block) for block in blocks)
 
     def forward(self, x_BCT: Tensor) -> Tensor:
         x_BCT = self.upsampling(functional.leaky_relu(x_BCT, SLOPE))
@@ -177,7 +177,7 @@ class Stage(nn.Module):
 class ResidualBlock(nn.Module):
     """Dilated convolutions, each with a way around it."""
 
-    def __init__(self, channels: int, block: Block, *, paired: bool) -> None:
+    def __init__(self, channels: int, block: Block) -> None:
         super().__init__()
 
         def convolution(dilation: int) -> list[nn.Module]:
@@ -186,7 +186,8 @@ class ResidualBlock(nn.Module):
             return [nn.LeakyReLU(SLOPE), nn.Conv1d(*size, dilation=dilation, padding=padding)]
 
         self.steps = nn.ModuleList(
-            nn.Sequential(*convolution(dilation), *(convolution(1) if paired else [])) for dilation in block.dilations
+            nn.Sequential(*convolution(dilation), *(convolution(1) if block.paired else []))
+            for dilation in block.dilations
         )
 
     def forward(self, x_BCT: Tensor) -> Tensor:
