@@ -58,7 +58,8 @@ def main() -> None:
 
 
 def _train(given: argparse.Namespace, scratch: Path) -> Path:
-    limit = f"trainer.max_time=00:00:{int(given.minutes):02}:{int(given.minutes % 1 * 60):02}"
+    minutes, seconds = divmod(round(60 * given.minutes), 60)
+    limit = f"trainer.max_time=00:{minutes // 60:02}:{minutes % 60:02}:{seconds:02}"
     corpus = ["data=segments", f"data.corpus.manifest={given.manifest.absolute()}"]
     resume = ["exp_manager.resume_if_exists=true", "exp_manager.resume_ignore_no_checkpoint=true"]
     config = compose(given.recipe, [*corpus, limit, *resume, *given.overrides])
