@@ -145,8 +145,7 @@ class InverseSpectrum(nn.Module):
     def forward(self, x_BCT: Tensor) -> Tensor:
         x_BCT = functional.pad(x_BCT, (0, 1), mode="replicate")  # the last samples lie between two frames' centres
         log_BFT, phase_BFT = x_BCT.chunk(2, dim=1)
-        magnitude_BFT, phase_BFT = log_BFT.clamp(max=LOUDEST).exp(), math.pi * phase_BFT.sin()
-        spectrum_BFT = torch.complex(magnitude_BFT * phase_BFT.cos(), magnitude_BFT * phase_BFT.sin())
+        spectrum_BFT = torch.polar(log_BFT.clamp(max=LOUDEST).exp(), math.pi * phase_BFT.sin())
         window_N1 = self.window[:, None]
         frames_BNT = torch.fft.irfft(spectrum_BFT, n=self.sizes.n_fft, dim=1) * window_N1
         envelope_BNT = window_N1.square().expand_as(frames_BNT[:1])
