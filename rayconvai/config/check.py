@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,7 @@ def check(config: DictConfig) -> None:
         _check_required_node(config, name)
     if "augment" in config:
         _check_augment(config)
+        _check_augment_is_read(plain)
     _check_optimization(config)
 
 
@@ -202,6 +203,20 @@ def _check_augment(config: DictConfig) -> None:
         if not isinstance(augment.features, DictConfig):
             raise ConfigError(f"augment.features must be a section with {TARGET} or null, not {augment.features!r}")
         check_node(augment.features)
+
+
+def _check_augment_is_read(plain: Mapping[Any, Any]) -> None:
+    read = [value for name in ("model", "data") for value in _values_in(plain.get(name))]
+    for name, value in plain["augment"].items():
+        if value and value not in read:
+            key = f"augment.{name}"
+            raise ConfigError(f"{key} is set, but nothing in model or data is ${{{key}}}; take it out of this recipe")
+
+
+def _values_in(node: Any) -> Iterator[Any]:
+    yield node
+    for below in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from _values_in(below)
 
 
 def _check_optimization(config: DictConfig) -> None:

@@ -167,6 +167,7 @@ def test_deleting_a_key(composer: Composer) -> None:
             ["augment.waveform=[{_target_: rayconvai.data.augment.Gain, min: 1}]"], "waveform.0.min", id="list"
         ),
         pytest.param(["augment.waveform=[3]"], "augment.waveform.0 must be a section", id="list_of_values"),
+        pytest.param(["data.augment=[]", "augment=noise"], "augment.waveform is set, but nothing in", id="unread"),
     ],
 )
 def test_wrong_value(composer: Composer, overrides: list[str], says: str) -> None:
@@ -202,6 +203,13 @@ def test_wrong_recipe_file(tmp_path: Path, files: dict[str, str], says: str) -> 
     for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="latin-1")
     assert says in message(compose, "mine", [], [tmp_path])
+
+
+@pytest.mark.parametrize("recipe", ["tts/hifigan_small", "tts/fastpitch", "nlp/intent_slot"])
+def test_what_a_recipe_does_not_read_is_no_choice(recipe: str) -> None:
+    step = "augment.waveform=[{_target_: rayconvai.data.augment.Gain}]"
+    assert "does not choose a 'augment'" in message(compose, recipe, ["augment=noise"])
+    assert "augment.waveform is set, but nothing in model or data" in message(compose, recipe, [step])
 
 
 def test_missing_config_dir() -> None:
