@@ -49,6 +49,9 @@ def _refuse_line(line: bytes, path: Path, number: int, error: Exception | None) 
     raise DataError(f"{where}: not one JSON object; write one JSON object a line")
 
 
+HALF = "which has half a character (a lone surrogate); correct it"
+
+
 def all_good(rows: list[dict[str, Any]], require_text: bool) -> bool:
     """Return whether no row has a problem; at any doubt False. Runs over millions of rows: whole columns at a time."""
     try:
@@ -59,7 +62,7 @@ def all_good(rows: list[dict[str, Any]], require_text: bool) -> bool:
         return False
     return (
         {*map(type, audio), *map(type, texts)} <= {str}
-        and _is_unicode("".join(audio + texts))
+        and is_unicode("".join(audio + texts))
         and {*map(type, durations)} <= {int, float}
         and all(0 < duration <= MAX_SECONDS for duration in durations)
         and all(audio)
@@ -76,8 +79,8 @@ def problem(row: dict[str, Any], require_text: bool) -> str | None:
     for key in ("audio_filepath", "text"):
         if not isinstance(row.get(key) or "", str):
             return f"'{key}' is {row[key]!r}; it must be a string"
-        if not _is_unicode(row.get(key) or ""):
-            return f"'{key}' is {row[key]!r}, which has half a character (a lone surrogate); correct it"
+        if not is_unicode(row.get(key) or ""):
+            return f"'{key}' is {row[key]!r}, {HALF}"
     if not row["audio_filepath"]:
         return "'audio_filepath' is empty; name a sound file"
     for key, least in (("duration", "more than 0"), ("offset", "0 or more")):
@@ -91,7 +94,7 @@ def problem(row: dict[str, Any], require_text: bool) -> str | None:
     return None
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """Return whether a text can be written; JSON can escape halves of characters, which no file can hold."""
     try:
         text.encode()

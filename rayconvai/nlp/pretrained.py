@@ -134,8 +134,20 @@ def _load(library: Any, directory: Path, config: Any) -> nn.Module:
             f"{directory}: its weights are those of another model than config.json's {config.model_type}: "
             f"{missing[0]}{more} not among them"
         )
+    for name in sorted(said["unexpected_keys"]):
+        if _is_of_a_layer_more(model, name.removeprefix(f"{model.base_model_prefix}.")):
+            raise ConfigError(f"{directory}: its weights are of a deeper model than config.json's: {name} has no place")
     loaded: nn.Module = model
     return loaded
+
+
+def _is_of_a_layer_more(model: nn.Module, name: str) -> bool:
+    for list_name, layers in model.named_modules():
+        if isinstance(layers, nn.ModuleList) and name.startswith(f"{list_name}."):
+            number = name.removeprefix(f"{list_name}.").partition(".")[0]
+            if number.isdecimal() and int(number) >= len(layers):
+                return True
+    return False
 
 
 def _longest(model: nn.Module, config: Any) -> int | None:

@@ -14,6 +14,7 @@ from torchmetrics import Metric
 from rayconvai.core.build import build
 from rayconvai.core.model import Model
 from rayconvai.data.batch import padded
+from rayconvai.data.rows import HALF, is_unicode
 from rayconvai.errors import ArtefactError, DataError
 from rayconvai.nlp.dataset import TextBatch, read
 from rayconvai.nlp.encoder import TextEncoder
@@ -89,12 +90,14 @@ def batches(model: Model, texts: Sequence[Sequence[str]], batch_size: int) -> It
     """Yield texts, each given as words, as a model reads them: ``tokens``, ``lengths`` and ``places``.
 
     Raises:
-        DataError: a text that is empty, or longer than the encoder takes.
+        DataError: a text that is empty, no Unicode, or longer than the encoder takes.
     """
     reader: Any = model
     for number, words in enumerate(texts, start=1):
         if not any(word.strip() for word in words):
             raise DataError(f"text {number} is empty; give at least a word")
+        if not is_unicode("".join(words)):
+            raise DataError(f"text {number} is {' '.join(words)!r}, {HALF}")
     most = reader.encoder.max_tokens
     for first in range(0, len(texts), batch_size):
         readings = read(reader.tokenizer, texts[first : first + batch_size])

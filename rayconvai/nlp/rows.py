@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayconvai.data.lines import Row
+from rayconvai.data.rows import HALF, is_unicode
 from rayconvai.errors import nearest
 from rayconvai.nlp.labels import Labels, bio_problem
 
@@ -46,7 +47,7 @@ class Fields:
             row: as it was read.
             known: names that ``label`` and ``tags`` may have; empty: any.
         """
-        problem = self._text_problem(row)
+        problem = self._text_problem(row) or self._character_problem(row)
         if not problem and self.label is not None:
             problem = _label_problem(row, self.label, known.get("label"))
         if not problem and self.tags is not None:
@@ -67,6 +68,13 @@ class Fields:
         if not all(word.strip() for word in words):
             place = next(place for place, word in enumerate(words, start=1) if not word.strip())
             return f"word {place} of '{self.tokens}' is empty; remove it, and its tag"
+        return ""
+
+    def _character_problem(self, row: Row) -> str:
+        for key in (self.text, self.tokens, self.label, self.tags):
+            value = row.get(key or "", "")
+            if not is_unicode("".join(map(str, value if isinstance(value, list) else [value]))):
+                return f"'{key}' is {value!r}, {HALF}"
         return ""
 
     def _tags_problem(self, row: Row, key: str, known: Labels | None) -> str:

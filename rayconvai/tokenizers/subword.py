@@ -106,13 +106,15 @@ class SubwordTokenizer(Tokenizer):
         transformers: Any = require("transformers", extra="nlp")
         directory = pretrained(source)
         try:
-            # Byte pairs with a space before each word, so that words can be read one by one.
-            found = transformers.AutoTokenizer.from_pretrained(
-                directory, add_prefix_space=True, trust_remote_code=False
-            )
-            return cls(found.backend_tokenizer.to_str())
+            found = transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+            made = cls(found.backend_tokenizer.to_str())
         except Exception as error:  # whatever the library raises: it has one kind for each way to fail
             raise ConfigError(f"tokenizer.source: {source} holds no tokenizer: {words(error)[:200]}") from error
+        if made._before_words is None:
+            raise ConfigError(
+                f"tokenizer.source: {source} reads words alone in another way than in a text; take another"
+            )
+        return made
 
     @cached_property
     def vocab(self) -> list[str]:
@@ -134,6 +136,20 @@ class SubwordTokenizer(Tokenizer):
         number: int | None = None if token is None else self._tokenizer.token_to_id(token)
         return number
 
+    @cached_property
+    def _before_words(self) -> str | None:
+        """What must stand before words that are read one by one, to be what they are in a text; None: nothing helps.
+
+        Byte pairs have the space before a word in its first token.
+        """
+
+        def read(text: str) -> list[int]:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+            return ids
+
+        behind_another = read(f"{_PROBE} {_PROBE}")[len(read(_PROBE)) :]
+        return next((before for before in ("", " ") if read(before + _PROBE) == behind_another), None)
+
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         if self._unknown_id in ids:
@@ -141,7 +157,8 @@ class SubwordTokenizer(Tokenizer):
         return ids
 
     def encode_words(self, words: Sequence[str]) -> list[list[int]]:
-        return [made.ids for made in self._tokenizer.encode_batch_fast(list(words), add_special_tokens=False)]
+        spaced = [f"{self._before_words or ''}{word}" for word in words]
+        return [made.ids for made in self._tokenizer.encode_batch_fast(spaced, add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
         self._check_ids(ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,6 +76,17 @@ def test_words_keep_their_places_whatever_the_tokenizer() -> None:
     assert reading.tokens[reading.places[2] :] == sentence.encode_words(["ö"])[0]
 
 
+def test_words_of_byte_pairs_have_the_space_before_them(tmp_path: Path) -> None:
+    made = SubwordTokenizer.train(["play golden river"] * 9, algorithm="bpe", vocab_size=300)
+    plain = json.loads(made._tokenizer.to_str())
+    plain["pre_tokenizer"]["add_prefix_space"] = False  # as ModernBERT's
+    (tmp_path / "tokenizer.json").write_text(json.dumps(plain))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    loaded = SubwordTokenizer.pretrained(source=str(tmp_path))
+    assert loaded.encode_words(["play", "golden"]) == made.encode_words(["play", "golden"])
+    assert loaded.encode("play golden") != made.encode("play golden")
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
@@ -84,6 +96,7 @@ def test_words_keep_their_places_whatever_the_tokenizer() -> None:
         pytest.param({1: {"tokens": ["a", " ", "b"]}}, r":2: word 2 of 'tokens' is empty", id="empty_word"),
         pytest.param({1: {"tokens": "play winter now"}}, r":2: 'tokens' is not a list of strings", id="not_words"),
         pytest.param({2: {"intent": None, "intnet": "x"}}, r":3: 'intent' is None; nearest: intnet", id="no_label"),
+        pytest.param({2: {"intent": "\ud83d"}}, r":3: 'intent' is .* half a character", id="half_a_character"),
         pytest.param({2: {"intent": "travle"}}, r":3: label 'travle' is not .* nearest: travel", id="label"),
         pytest.param({3: {"slots": ["O"]}}, r":4: 1 tags for 4 words", id="count"),
         pytest.param({3: {"slots": ["O", "O", "O", "I-city"]}}, r":4: tag 4 is 'I-city' after 'O'", id="bio"),

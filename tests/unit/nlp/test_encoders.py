@@ -116,6 +116,9 @@ def _pickled(directory: Path) -> None:
         pytest.param(_config(model_type="gpt2"), r"config.json: model_type gpt2 is not an encoder", id="decoder"),
         pytest.param(_config(model_type="bertt"), r"config.json: not a model that transformers knows", id="unknown"),
         pytest.param(_config(num_hidden_layers=2), "its weights are those of another model", id="other_model"),
+        pytest.param(
+            _config(num_hidden_layers=0), "are of a deeper model .* encoder.layer.0.* has no place", id="deeper"
+        ),
         pytest.param(_config(hidden_size=32), r"bias is \(16,\), but config.json asks for \(32,\)", id="other_size"),
         pytest.param(_config(vocab_size=9), r"knows 9 tokens, but the tokenizer has 30", id="vocabulary"),
     ],
