@@ -28,13 +28,14 @@ def ipa(text: str, language: str) -> tuple[tuple[str, ...], ...]:
     with _lock:
         library = _library()
         if library.espeak_SetVoiceByName(language.encode()) != 0:
-            raise ConfigError(f"tokenizer.language is {language!r}, which eSpeak NG has not; use en-us, de, fr-fr ...")
+            raise ConfigError(f"tokenizer.language is {language!r}, which eSpeak NG has not; use en-us, de, fr ...")
         rest = ctypes.c_char_p(text.encode())
         said = []
         while rest.value is not None:  # a clause at a time
             said.append(library.espeak_TextToPhonemes(ctypes.byref(rest), _UTF8, _IPA | _SEPARATED).decode())
     words = " ".join(said).split()
-    return tuple(tuple(sound for sound in word.split("_") if sound) for word in words)
+    # A word of another language stands between their names, (en) (de), and a hyphen joins a word to the next.
+    return tuple(tuple(s for sound in word.split("_") if (s := sound.strip("-")) and s[0] != "(") for word in words)
 
 
 @lru_cache(maxsize=1)

@@ -24,9 +24,15 @@ LEXICON_FILE = "lexicon.txt.gz"
 BOUNDARY = " "
 """Between words, and at both ends, where a voice is silent."""
 MARKS = ",.;:?!"
-_SILENT = '"()[]«»“”„*_'
-_AS = str.maketrans({"’": "'", "‘": "'", "…": ".", "–": ",", "—": ",", **dict.fromkeys(_SILENT)})
-_WORD = r"[^\W\d_][\w']*"
+_SILENT = '"()[]«»“”„*_¿¡'
+_OF_OTHER_SCRIPTS = str.maketrans("।。、，！？；：،؛؟", "..,,!?;:,;?")
+_AS = _OF_OTHER_SCRIPTS | str.maketrans({"’": "'", "‘": "'", "…": ".", "–": ",", "—": ",", **dict.fromkeys(_SILENT)})
+_JOINED = "".join(c for c in map(chr, range(0x300, 0x11FFF)) if unicodedata.category(c).startswith("M"))
+"""What stands on letters: vowel signs of Hindi, accents that no letter has been made with."""
+_WORD = rf"[^\W\d_][\w'\u200c\u200d{_JOINED}]*"
+_ENTRY = re.compile(rf"{_WORD}\.?")
+"""A word, or the name of a letter (``a.``)."""
+_JOINERS = dict.fromkeys(map(ord, "\u200c\u200d"))
 _PIECE = re.compile(rf"(?P<word>{_WORD})|(?P<space>[\s\-'/]+)|.", re.DOTALL)
 _PHRASE = re.compile(rf"(?P<word>{_WORD}(?:[\s\-]+{_WORD})*)|(?P<space>[\s\-'/]+)|.", re.DOTALL)
 """eSpeak knows better what a word sounds like when it sees those around it."""
@@ -111,7 +117,8 @@ class SpeechTokenizer(Tokenizer):
         letters = ""
         if notation == "characters":
             alphabet = "abcdefghijklmnopqrstuvwxyz'" if is_english else "'"
-            letters = "".join(sorted({c for text in texts for c in text.lower() if c.isalpha()} | set(alphabet)))
+            written = {c for text in texts for c in unicodedata.normalize("NFC", text).lower()}
+            letters = "".join(sorted({c for c in written if c.isalpha() or c in _JOINED} | set(alphabet)))
         made = cls(notation=notation, language=language, normalize=normalize, lexicon=known | own, letters=letters)
         made.check()
         return made
@@ -220,8 +227,8 @@ class SpeechTokenizer(Tokenizer):
         elif not piece["word"]:
             yield text
         elif self.notation == "characters":
-            yield from text.lower()
-        elif (sounds := self.lexicon.get(text.lower())) is not None:
+            yield from text.lower().translate(_JOINERS)
+        elif (sounds := self._known(text.lower())) is not None:
             yield from self._split(sounds)
         elif (
             self.lexicon
@@ -231,15 +238,20 @@ class SpeechTokenizer(Tokenizer):
         ):
             for letter in text.lower():
                 yield from self._split(self.lexicon[f"{letter}."])
-        elif self.lexicon and not text.isascii() and "LATIN" not in unicodedata.name(text[0], ""):
+        elif self.language.startswith("en") and not text.isascii() and "LATIN" not in unicodedata.name(text[0], ""):
             yield text
         else:
-            for word in ipa(text, self.language):
+            for number, word in enumerate(ipa(text, self.language)):
+                if number:
+                    yield BOUNDARY
                 yield from ipa_to_arpabet(word) if self.notation == "arpabet" else "".join(word)
-                yield BOUNDARY
 
     def _split(self, sounds: str) -> Sequence[str]:
-        return sounds.split() if self.notation == "arpabet" else sounds
+        return sounds.split() if self.notation == "arpabet" else "".join(sounds.split())
+
+    def _known(self, word: str) -> str | None:
+        """Return how the lexicon says a word; the last of its apostrophes may be a quote."""
+        return self.lexicon.get(word, self.lexicon.get(word.rstrip("'")))
 
 
 def _read_lexicon(path: Path, notation: Notation) -> dict[str, str]:
@@ -254,6 +266,9 @@ def _read_lexicon(path: Path, notation: Notation) -> dict[str, str]:
         if not line.strip() or line.startswith(";;;"):
             continue
         word, *sounds = line.split()
+        if not _ENTRY.fullmatch(word):
+            fix = "texts are divided there; give its words one by one"
+            raise DataError(f"{path}:{number}: {word!r} is never looked up: {fix}")
         inventory = ARPABET if notation == "arpabet" else IPA
         wrong = [sound for sound in (sounds if notation == "arpabet" else "".join(sounds)) if sound not in inventory]
         if wrong or not sounds:

@@ -59,7 +59,27 @@ def test_ipa_and_characters() -> None:
     assert said(SpeechTokenizer(notation="ipa", language="de"), "3 Äpfel") == "dɾˈaɪ ˈɛpfəl"
     letters = SpeechTokenizer.train(["Ärger"], notation="characters")
     assert said(letters, "It's 5, Ärger") == "it's five, ärger"
+    assert said(SpeechTokenizer.train(["नमस्ते"], notation="characters", language="hi"), "नमस्ते") == "नमस्ते"
+    assert said(ipa, "the {ɹ ˈɛ d} book") == "ðə ɹˈɛd bˈʊk"
     assert len(ipa.vocab) == len(set(ipa.vocab)) == 7 + len(IPA)
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "sounds"),
+    [
+        pytest.param("hi", "नमस्ते दुनिया।", "nəmˈʌsteː dˈʊnɪjˌaː.", id="marks_on_letters"),
+        pytest.param("fa", "می‌خواهم، سلام؟", "mixˈɑham, salˈɑm?", id="joiners"),
+        pytest.param("es", "¿Qué tal?", "kˈe tˈal?", id="signs"),
+        pytest.param("de", "Computer, online gehen", "kɔmpjˈuːtɜ, ˈɒnlaɪn ɡˈeːən", id="word_of_another_language"),
+        pytest.param("fr", "le football", "lə fˈʊtbɔːl", id="hyphen"),
+        pytest.param("ru", "привет, мир!", "prʲivʲˈet, mʲir!", id="lexicon"),
+    ],
+)
+def test_other_languages(language: str, text: str, sounds: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("мир  mʲ i r\n")
+    lexicon = tmp_path / "mine.txt" if language == "ru" else None
+    tokenizer = SpeechTokenizer.train([], notation="ipa", language=language, normalize=False, lexicon=lexicon)
+    assert said(tokenizer, text) == sounds
 
 
 def test_both_notations_say_the_same() -> None:
@@ -89,6 +109,10 @@ def test_a_lexicon_of_ones_own_goes_first(tmp_path: Path) -> None:
     lexicon = tmp_path / "mine.txt"
     lexicon.write_text(";;; ours\nHello  HH EH1 L OW0\n")
     assert said(SpeechTokenizer.train([], lexicon=lexicon), "hello") == "HH EH1 L OW0"
+    assert said(SpeechTokenizer.train([], lexicon=lexicon), "'hello'") == "HH EH1 L OW0"
+    lexicon.write_text("e-mail  IY1 M EY2 L\n")
+    with pytest.raises(DataError, match=r"mine.txt:1: 'e-mail' is never looked up"):
+        SpeechTokenizer.train([], lexicon=lexicon)
     lexicon.write_text("hello  HH EH1 L OW0\nworld  W ER L D\n")
     with pytest.raises(DataError, match=r"mine.txt:2: 'ER' is not a phoneme of arpabet; nearest: ER"):
         SpeechTokenizer.train([], lexicon=lexicon)
