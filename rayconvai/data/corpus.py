@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from rayconvai.data.cache import make_once
 from rayconvai.data.lines import JsonLines
-from rayconvai.data.manifest import Manifest
+from rayconvai.data.manifest import Manifest, SoundManifest
 from rayconvai.data.texts import TextManifest
 from rayconvai.errors import ConfigError, DataError
 from rayconvai.places import cache_root
@@ -89,6 +89,12 @@ class TextCorpus(ManifestCorpus):
     """The same for texts without sound: a row has what the data's ``fields`` name."""
 
     kind = TextManifest
+
+
+class SoundCorpus(ManifestCorpus):
+    """The same for sounds whose texts are not read, and need not be there."""
+
+    kind = SoundManifest
 
 
 class TrainAndDev:

@@ -124,6 +124,14 @@ class Manifest(JsonLines[Utterance]):
         return f"Manifest({str(self.path)!r}, {len(self)} utterances, {self.hours:.2f} h)"
 
 
+class SoundManifest(Manifest):
+    """A manifest whose rows need no ``text``."""
+
+    @classmethod
+    def open(cls, path: str | Path, split: str | None = None, *, require_text: bool = False) -> Self:
+        return super().open(path, split, require_text=require_text)
+
+
 class Speller(Protocol):
     """What a tokenizer must be able to say of a text."""
 

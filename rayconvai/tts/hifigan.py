@@ -19,8 +19,6 @@ from rayconvai.core import AudioSignal, MelSpectrogramType, NeuralModule, Neural
 
 SLOPE = 0.1
 """Of the leaky rectifiers."""
-LOUDEST = 5.0
-"""Log magnitude that an inverse transform is given at most: some times what speech of full scale has in 128 samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,13 +137,14 @@ class InverseSpectrum(nn.Module):
     def __init__(self, sizes: Istft) -> None:
         super().__init__()
         self.sizes = sizes
+        self.loudest = math.log(sizes.n_fft)  # signals between -1 and 1 have half of n_fft at most, the window's sum
         self.window: Tensor
         self.register_buffer("window", torch.hann_window(sizes.n_fft), persistent=False)
 
     def forward(self, x_BCT: Tensor) -> Tensor:
         x_BCT = functional.pad(x_BCT, (0, 1), mode="replicate")  # the last samples lie between two frames' centres
         log_BFT, phase_BFT = x_BCT.chunk(2, dim=1)
-        spectrum_BFT = torch.polar(log_BFT.clamp(max=LOUDEST).exp(), math.pi * phase_BFT.sin())
+        spectrum_BFT = torch.polar(log_BFT.clamp(max=self.loudest).exp(), math.pi * phase_BFT.sin())
         window_N1 = self.window[:, None]
         frames_BNT = torch.fft.irfft(spectrum_BFT, n=self.sizes.n_fft, dim=1) * window_N1
         envelope_BNT = window_N1.square().expand_as(frames_BNT[:1])

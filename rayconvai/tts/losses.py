@@ -38,6 +38,8 @@ class Weights:
 
 
 PUBLISHED = Weights()
+SILENT = 1e-2
+"""Root mean square magnitude of a spectrum, of audio between -1 and 1, below which errors count as they do there."""
 RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))
 """Points of the Fourier transforms and hops that audio is compared at."""
 
@@ -103,7 +105,7 @@ def token_means(values_BU: Tensor, token_lengths_B: Tensor) -> Tensor:
 
 
 def stft_distances(made_BS: Tensor, real_BS: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how far made audio's spectra are from those of real audio, each the mean over three resolutions.
+    """Return how far made audio's spectra are from those of real audio: means over utterances and three resolutions.
 
     The first is the spectral convergence: the norm of the difference of magnitudes, in parts of the real magnitudes'
     norm. The second is the mean difference of log magnitudes.
@@ -119,6 +121,7 @@ def stft_distances(made_BS: Tensor, real_BS: Tensor) -> tuple[Tensor, Tensor]:
             .clamp(min=1e-4)
             for x in (made_BS, real_BS)
         )
-        convergence.append((real - made).norm() / real.norm())
+        least = SILENT * real[0].numel() ** 0.5
+        convergence.append(((real - made).norm(dim=(1, 2)) / real.norm(dim=(1, 2)).clamp(min=least)).mean())
         logarithms.append((real.log() - made.log()).abs().mean())
     return torch.stack(convergence).mean(), torch.stack(logarithms).mean()

@@ -83,7 +83,8 @@ def test_two_optimizers_learn_on_two_ranks_and_in_accumulated_batches_as_on_one(
     manifest = write_hums(tmp_path, count=19)  # the last step of an epoch has three
     base = (*TINY_GAN, f"data.corpus.train={manifest}", f"data.corpus.dev={manifest}", "trainer.max_epochs=3")
     # Spectral normalisation is left out: it follows the weights at each forward pass, of which two batches have more.
-    overrides = (*base, "model.adversarial_from=2", "trainer.gradient_clip_val=50", "model.discriminators.scales=0")
+    overrides = (*base, "model.adversarial_from=2", "trainer.gradient_clip_val=50", "model.discriminators.scales=0",
+                 "model.stft_weight=10")  # fmt: skip
     options = {"recipe": "tts/hifigan", "most_workers": 2}
     (one,) = on_ranks(1, train, tmp_path / "one", (*overrides, "data.batch_size=8"), tmp_path / "one" / "run",
                       recipe="tts/hifigan")  # fmt: skip

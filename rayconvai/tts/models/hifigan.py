@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,7 @@ from rayconvai.tts.losses import stft_distances
 from rayconvai.tts.metrics import LogMelDistance, MelCepstralDistortion
 from rayconvai.tts.segments import SegmentBatch
 
+_log = logging.getLogger("rayconvai")
 NUM_SAMPLES = 3
 """Utterances of a validation that can be heard; its batches have one each."""
 
@@ -171,6 +173,13 @@ class HifiGanModel(Model):
         if self.global_step >= self.adversarial_from:
             parts = (self._discriminators_loss, self._generator_loss)
         self.take_turns(batch, len(batch.indices), *(compute and self._finite(compute) for compute in parts))
+
+    @override
+    def on_train_start(self) -> None:
+        steps = self.trainer.estimated_stepping_batches
+        if steps <= self.adversarial_from:
+            what = "the discriminators will not be trained: model.adversarial_from is %d, and the run ends at step %d"
+            _log.warning(what, self.adversarial_from, steps)
 
     @override
     def dry_step(self, batch: SegmentBatch) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from rayconvai.train.fit import build_parts, fit
 from rayconvai.train.runtime import Runtime
 from rayconvai.tts.discriminators import adversarial_loss, discriminators_loss, feature_loss
 from rayconvai.tts.hifigan import InverseSpectrum, Istft
-from rayconvai.tts.losses import RESOLUTIONS, stft_distances
+from rayconvai.tts.losses import RESOLUTIONS, SILENT, stft_distances
 from rayconvai.tts.models.hifigan import HifiGanModel
 from tests.unit.tts.tiny import TINY, write_hums
 
@@ -49,10 +50,10 @@ def test_sizes_are_the_papers(variant: str, millions: float) -> None:
     assert model(mel=mel).shape == (2, 5 * 256)
 
 
-@pytest.mark.parametrize(("n_fft", "hop_length"), [(16, 4), (12, 6), (128, 32)])
+@pytest.mark.parametrize(("n_fft", "hop_length"), [(16, 4), (12, 6), (256, 64)])
 def test_an_inverse_transform_beside_torch(n_fft: int, hop_length: int) -> None:
     inverse = InverseSpectrum(Istft(n_fft=n_fft, hop_length=hop_length))
-    x = torch.randn(2, n_fft + 2, 9, generator=torch.Generator().manual_seed(1))
+    x = 0.5 * torch.randn(2, n_fft + 2, 9, generator=torch.Generator().manual_seed(1))
     logarithms, phases = torch.cat([x, x[:, :, -1:]], dim=2).chunk(2, dim=1)
     spectrum = torch.polar(logarithms.exp(), math.pi * phases.sin())
     spectrum.imag[:, [0, -1]] = 0  # of the constant and of half the rate, only the real part counts
@@ -71,15 +72,18 @@ def test_losses_by_hand() -> None:
 
 def test_distances_of_spectra_beside_scipy() -> None:
     generator = torch.Generator().manual_seed(1)
-    made, real = (scale * torch.randn(2, 3000, generator=generator) for scale in (0.1, 0.01))
-    real[:, :2500] = 0  # silence counts by its floor
+    made, real = (scale * torch.randn(3, 3000, generator=generator) for scale in (0.1, 0.01))
+    real[:2, :2500] = 0  # silence counts by its floor
+    real[2] = 0
     convergence, logarithms = [], []
     for points, hop in RESOLUTIONS:
         window = scipy.signal.get_window("hann", points)
         scale, sizes = window.sum(), {"nperseg": points, "noverlap": points - hop}
         spectra = [scipy.signal.stft(x.double(), window=window, **sizes, padded=False)[2] for x in (made, real)]
         ours, theirs = (np.abs(scale * spectrum).clip(1e-4) for spectrum in spectra)
-        convergence.append(np.linalg.norm(theirs - ours) / np.linalg.norm(theirs))
+        rms = [np.sqrt(np.square(x).mean((1, 2))) for x in (theirs - ours, theirs)]
+        assert rms[1][1] > SILENT > rms[1][2]
+        convergence.append((rms[0] / rms[1].clip(SILENT)).mean())
         logarithms.append(np.abs(np.log(theirs) - np.log(ours)).mean())
     expected = torch.tensor([np.mean(convergence), np.mean(logarithms)])
     torch.testing.assert_close(torch.stack(stft_distances(made, real)), expected.float(), rtol=1e-4, atol=0)
@@ -171,6 +175,15 @@ def test_what_a_trial_needs_is_estimated(trained: tuple[Path, Path], more: tuple
 def test_what_cannot_be(trained: tuple[Path, Path], line: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         build_parts(compose("tts/hifigan", overrides(trained[1], line)))
+
+
+def test_discriminators_that_come_too_late(
+    trained: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = overrides(trained[1], "trainer.max_steps=1", "model.adversarial_from=1", "trainer.max_epochs=-1")
+    with caplog.at_level(logging.WARNING, "rayconvai"):
+        fit(compose("tts/hifigan", lines), Runtime(run_dir=tmp_path, progress=False))
+    assert "discriminators will not be trained: model.adversarial_from is 1, and the run ends at step 1" in caplog.text
 
 
 def test_a_schedule_by_a_metric(trained: tuple[Path, Path], tmp_path: Path) -> None:
