@@ -27,7 +27,7 @@ from torch import Tensor
 from rayconvai.config.compose import compose
 from rayconvai.core.model import Model
 from rayconvai.data.audio import read_utterance, write_audio
-from rayconvai.data.manifest import Manifest
+from rayconvai.data.manifest import Manifest, SoundManifest
 from rayconvai.experiment import read_metrics
 from rayconvai.train.finish import train
 from rayconvai.train.runtime import Runtime
@@ -122,7 +122,7 @@ def distances(model: HifiGanModel, made: list[Tensor], real: list[Tensor]) -> di
 
 
 def _held_out(path: Path) -> list[Manifest]:
-    return [Manifest.open(path, split=split) for split in ("dev", "test")]
+    return [SoundManifest.open(path, split=split) for split in ("dev", "test")]
 
 
 def _sound(model: HifiGanModel, manifest: Manifest, row: int) -> Tensor:

@@ -209,8 +209,8 @@ def _check_augment_is_read(plain: Mapping[Any, Any]) -> None:
     read = [value for name in ("model", "data") for value in _values_in(plain.get(name))]
     for name, value in plain["augment"].items():
         if value and value not in read:
-            key = f"augment.{name}"
-            raise ConfigError(f"{key} is set, but nothing in model or data is ${{{key}}}; take it out of this recipe")
+            key, none = f"augment.{name}", "[]" if name == "waveform" else "null"
+            raise ConfigError(f"{key} is set, but nothing in model or data is ${{{key}}}; set {key}={none}")
 
 
 def _values_in(node: Any) -> Iterator[Any]:

@@ -57,7 +57,7 @@ def all_good(rows: list[dict[str, Any]], require_text: bool) -> bool:
     try:
         durations = [row["duration"] for row in rows]
         audio = [row["audio_filepath"] for row in rows]
-        texts = [row["text"] for row in rows] if require_text else []
+        texts = [row["text"] if require_text else row.get("text") or "" for row in rows]
     except KeyError:
         return False
     return (
@@ -66,7 +66,6 @@ def all_good(rows: list[dict[str, Any]], require_text: bool) -> bool:
         and {*map(type, durations)} <= {int, float}
         and all(0 < duration <= MAX_SECONDS for duration in durations)
         and all(audio)
-        and (require_text or not any("text" in row for row in rows))
         and not any("offset" in row for row in rows)
     )
 

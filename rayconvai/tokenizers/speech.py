@@ -30,8 +30,10 @@ _AS = _OF_OTHER_SCRIPTS | str.maketrans({"’": "'", "‘": "'", "…": ".", "�
 _JOINED = "".join(c for c in map(chr, range(0x300, 0x11FFF)) if unicodedata.category(c).startswith("M"))
 """What stands on letters: vowel signs of Hindi, accents that no letter has been made with."""
 _WORD = rf"[^\W\d_][\w'\u200c\u200d{_JOINED}]*"
-_ENTRY = re.compile(rf"{_WORD}\.?")
+_ENTRY = re.compile(rf"(?!.*_){_WORD}|[^\W\d_]\.")
 """A word, or the name of a letter (``a.``)."""
+_RULES = 2
+"""Of dividing and saying texts: with another number they have other symbols."""
 _JOINERS = dict.fromkeys(map(ord, "\u200c\u200d"))
 _PIECE = re.compile(rf"(?P<word>{_WORD})|(?P<space>[\s\-'/]+)|.", re.DOTALL)
 _PHRASE = re.compile(rf"(?P<word>{_WORD}(?:[\s\-]+{_WORD})*)|(?P<space>[\s\-'/]+)|.", re.DOTALL)
@@ -189,7 +191,7 @@ class SpeechTokenizer(Tokenizer):
     def identity(self) -> dict[str, object]:
         """Return what decides the numbers of a text, besides the lexicon."""
         options = {"notation": self.notation, "language": self.language, "normalize": self.normalize}
-        return {"type": self.kind, **options, "letters": self.letters, "versions": _versions()}
+        return {"type": self.kind, **options, "letters": self.letters, "rules": _RULES, "versions": _versions()}
 
     def save(self, directory: Path) -> None:
         write_record(directory, self.identity())
@@ -200,12 +202,16 @@ class SpeechTokenizer(Tokenizer):
     def load(cls, directory: Path) -> Self:
         record = read_record(directory, cls.kind)
         versions = record.pop("versions", {})
+        rules = record.pop("rules", 1)
         del record["type"]
         try:
             lines = gzip.decompress((directory / LEXICON_FILE).read_bytes()).decode().splitlines()
             made = cls(**record, lexicon=dict(line.split("  ", 1) for line in lines))
         except (OSError, EOFError, TypeError, ValueError) as error:
             raise ArtefactError(f"{directory / TOKENIZER_FILE}: cannot make the tokenizer: {error}") from error
+        if rules != _RULES:
+            what = "some texts have other symbols than when the model was trained"
+            _log.warning("%s was made by rules of version %d, here they are %d: %s", directory, rules, _RULES, what)
         for package, version in _versions().items():
             if versions.get(package) not in (version, None):
                 was, fix = versions[package], f"pip install {package}=={versions[package]}"
@@ -261,14 +267,14 @@ def _read_lexicon(path: Path, notation: Notation) -> dict[str, str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: the lexicon cannot be read: {error}") from error
-    found = {}
+    found, unused = {}, []
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith(";;;"):
             continue
         word, *sounds = line.split()
+        word = unicodedata.normalize("NFC", word)
         if not _ENTRY.fullmatch(word):
-            fix = "texts are divided there; give its words one by one"
-            raise DataError(f"{path}:{number}: {word!r} is never looked up: {fix}")
+            unused.append(f"{path}:{number}: {word!r}")
         inventory = ARPABET if notation == "arpabet" else IPA
         wrong = [sound for sound in (sounds if notation == "arpabet" else "".join(sounds)) if sound not in inventory]
         if wrong or not sounds:
@@ -276,6 +282,10 @@ def _read_lexicon(path: Path, notation: Notation) -> dict[str, str]:
             what = named or "no phonemes"
             raise DataError(f"{path}:{number}: {what}; write WORD and its phonemes, separated by spaces")
         found[word.lower()] = " ".join(sounds) if notation == "arpabet" else "".join(sounds)
+    if unused:
+        more = f", nor {len(unused) - 1} more" if len(unused) > 1 else ""
+        why = "texts are divided at all but letters, digits and inner apostrophes"
+        _log.warning("%s is never looked up%s: %s", unused[0], more, why)
     return found
 
 

@@ -106,11 +106,15 @@ class SubwordTokenizer(Tokenizer):
         transformers: Any = require("transformers", extra="nlp")
         directory = pretrained(source)
         try:
-            found = transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+            found = transformers.AutoTokenizer.from_pretrained(
+                directory, add_prefix_space=True, trust_remote_code=False
+            )
             made = cls(found.backend_tokenizer.to_str())
         except Exception as error:  # whatever the library raises: it has one kind for each way to fail
             raise ConfigError(f"tokenizer.source: {source} holds no tokenizer: {words(error)[:200]}") from error
-        if made._before_words is None:
+        if not made._reads_words_one_by_one():
+            made._prepend_space()
+        if not made._reads_words_one_by_one():
             raise ConfigError(
                 f"tokenizer.source: {source} reads words alone in another way than in a text; take another"
             )
@@ -136,19 +140,18 @@ class SubwordTokenizer(Tokenizer):
         number: int | None = None if token is None else self._tokenizer.token_to_id(token)
         return number
 
-    @cached_property
-    def _before_words(self) -> str | None:
-        """What must stand before words that are read one by one, to be what they are in a text; None: nothing helps.
+    def _reads_words_one_by_one(self) -> bool:
+        """Return whether a word alone has the tokens that it has behind another one."""
+        alone, twice = (
+            self._tokenizer.encode(text, add_special_tokens=False).ids for text in (_PROBE, f"{_PROBE} {_PROBE}")
+        )
+        return bool(twice == alone + alone)
 
-        Byte pairs have the space before a word in its first token.
-        """
-
-        def read(text: str) -> list[int]:
-            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-            return ids
-
-        behind_another = read(f"{_PROBE} {_PROBE}")[len(read(_PROBE)) :]
-        return next((before for before in ("", " ") if read(before + _PROBE) == behind_another), None)
+    def _prepend_space(self) -> None:
+        """Let every text begin with a space: byte pairs have the one before a word in its first token."""
+        library: Any = require("tokenizers", extra="nlp")
+        steps = [library.normalizers.Prepend(" "), self._tokenizer.normalizer]
+        self._tokenizer.normalizer = library.normalizers.Sequence([step for step in steps if step is not None])
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -157,8 +160,7 @@ class SubwordTokenizer(Tokenizer):
         return ids
 
     def encode_words(self, words: Sequence[str]) -> list[list[int]]:
-        spaced = [f"{self._before_words or ''}{word}" for word in words]
-        return [made.ids for made in self._tokenizer.encode_batch_fast(spaced, add_special_tokens=False)]
+        return [made.ids for made in self._tokenizer.encode_batch_fast(list(words), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
         self._check_ids(ids)

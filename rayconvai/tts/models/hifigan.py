@@ -177,7 +177,7 @@ class HifiGanModel(Model):
     @override
     def on_train_start(self) -> None:
         steps = self.trainer.estimated_stepping_batches
-        if steps <= self.adversarial_from:
+        if steps <= self.adversarial_from and self.trainer.is_global_zero:
             what = "the discriminators will not be trained: model.adversarial_from is %d, and the run ends at step %d"
             _log.warning(what, self.adversarial_from, steps)
 

@@ -84,7 +84,8 @@ def test_words_of_byte_pairs_have_the_space_before_them(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     loaded = SubwordTokenizer.pretrained(source=str(tmp_path))
     assert loaded.encode_words(["play", "golden"]) == made.encode_words(["play", "golden"])
-    assert loaded.encode("play golden") != made.encode("play golden")
+    loaded.save(tmp_path)
+    assert SubwordTokenizer.load(tmp_path).encode_words(["play"]) == made.encode_words(["play"])
 
 
 @pytest.mark.parametrize(
