@@ -8,9 +8,10 @@ python benchmarks/vocoder.py MANIFEST --minutes 4 tts/hifigan_small trainer=gpu 
 
 Compared on the dev and test splits: distances of log-mels (of the whole band) and mel-cepstra, which Griffin-Lim comes
 close to by its nature, as it inverts the mel itself; of short-time spectra at three other resolutions, and of pitch and
-voicing, where harmonics and phases must be right. Both get the same mels. Said are the CPU seconds and steps of the
-training. One utterance of each is written beside this file: vocoder.ogg has the recording, Griffin-Lim and the vocoder
-one after the other.
+voicing, where harmonics and phases must be right. How good they sound by a model of hearing is said by PESQ (ITU-T
+P.862.2, wide band, 1 to 4.6), how well they are understood by ESTOI (0 to 1); of both more is better, and both need
+`pip install pesq pystoi`. Both get the same mels. Said are the CPU seconds and steps of the training. One utterance of
+each is written beside this file: vocoder.ogg has the recording, Griffin-Lim and the vocoder one after the other.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torchaudio.functional import resample
+from torchmetrics.functional.audio.pesq import perceptual_evaluation_speech_quality
+from torchmetrics.functional.audio.stoi import short_time_objective_intelligibility
 
 from rayconvai.config.compose import compose
 from rayconvai.core.model import Model
@@ -99,9 +103,9 @@ def compare(model: HifiGanModel, path: Path) -> None:
 
 
 def distances(model: HifiGanModel, made: list[Tensor], real: list[Tensor]) -> dict[str, float]:
-    """Return all distances of made from real signals, each (S,)."""
+    """Return all measures of made beside real signals, each (S,)."""
     mel, cepstrum, pitch, voicing = LogMelDistance(), MelCepstralDistortion(), PitchError(), VoicingError()
-    spectral = []
+    spectral, heard = [], []
     for ours, theirs in zip(made, real, strict=True):
         length = torch.tensor([len(theirs)])
         (a, frames), (b, _) = (model.whole_band.cpu()(audio=x[None], audio_lengths=length) for x in (ours, theirs))
@@ -115,10 +119,14 @@ def distances(model: HifiGanModel, made: list[Tensor], real: list[Tensor]) -> di
         pitch.update(f0[0], f0[1], frames)
         voicing.update(f0[0], f0[1], frames)
         spectral.append(torch.stack(stft_distances(ours[None], theirs[None])))
-    total = torch.stack(spectral).mean(0)
+        at_16k = [resample(x, model.sample_rate, 16000) for x in (ours, theirs)]
+        quality = perceptual_evaluation_speech_quality(*at_16k, 16000, "wb")
+        heard.append(torch.stack([quality, short_time_objective_intelligibility(*at_16k, 16000, extended=True)]))
+    total, senses = torch.stack(spectral).mean(0), torch.stack(heard).mean(0)
     metrics = {"log-mel L1": mel, "MCD (dB)": cepstrum, "F0 RMSE (cents)": pitch, "voicing error": voicing}
     found = {name: float(metric.compute()) for name, metric in metrics.items()}
-    return {**found, "spectral convergence": float(total[0]), "log-STFT L1": float(total[1])}
+    found |= {"spectral convergence": float(total[0]), "log-STFT L1": float(total[1])}
+    return {**found, "PESQ": float(senses[0]), "ESTOI": float(senses[1])}
 
 
 def _held_out(path: Path) -> list[Manifest]:
